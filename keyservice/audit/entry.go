@@ -1,0 +1,110 @@
+// Package audit is the log of decisions: what an entry says, and how entries become rows in the order of their
+// indexes. An entry names serials and commitments, never a card number, password, PIN or code.
+//
+// It must not know the use cases, nor how rows are stored.
+package audit
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"ramzban/keyservice/store"
+)
+
+// Outcome is how a decision ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Done     Outcome = "done"     // the change asked for was made
+	Accepted Outcome = "accepted" // a password was accepted
+	Refused  Outcome = "refused"  // refused by a rule; Reason says which
+	Denied   Outcome = "denied"   // the caller's roles do not allow it
+	Tampered Outcome = "tampered" // a stored row does not carry its seal
+)
+
+// Entry is one decision: who asked for what, and what came of it. Its index is given when it is committed. On disk it is
+// CBOR with these integer keys, core deterministic encoding, schema version first.
+type Entry struct {
+	Schema     uint8   `cbor:"0,keyasint" json:"-"`
+	Time       int64   `cbor:"1,keyasint" json:"-"` // Unix milliseconds, the deciding node's clock
+	Node       string  `cbor:"2,keyasint" json:"node"`
+	Actor      string  `cbor:"3,keyasint" json:"actor"`
+	Action     string  `cbor:"4,keyasint" json:"action"`
+	Outcome    Outcome `cbor:"5,keyasint" json:"outcome"`
+	Reason     string  `cbor:"6,keyasint,omitempty" json:"reason,omitempty"`
+	Serial     string  `cbor:"7,keyasint,omitempty" json:"serial,omitempty"`
+	Use        string  `cbor:"8,keyasint,omitempty" json:"use,omitempty"`
+	RequestID  string  `cbor:"9,keyasint,omitempty" json:"request_id,omitempty"`
+	Commitment []byte  `cbor:"10,keyasint,omitempty" json:"commitment,omitempty"` // salted, of the subject
+	Revision   uint64  `cbor:"11,keyasint,omitempty" json:"revision,omitempty"`   // of the token record, after
+	Next       uint64  `cbor:"12,keyasint,omitempty" json:"next,omitempty"`       // lowest acceptable moving factor, after
+	Budget     uint64  `cbor:"13,keyasint,omitempty" json:"budget,omitempty"`     // sequence number of the guess budget, after
+}
+
+const schema = 1
+
+var encoding = func() cbor.EncMode {
+	m, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		panic(err)
+	}
+	return m
+}()
+
+var decoding = func() cbor.DecMode {
+	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField}.DecMode()
+	if err != nil {
+		panic(err)
+	}
+	return m
+}()
+
+// Encode returns the entry's bytes as they are stored.
+func Encode(e Entry) ([]byte, error) {
+	e.Schema = schema
+	b, err := encoding.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encoding an audit entry: %w", err)
+	}
+	return b, nil
+}
+
+// Decode reads what Encode wrote; unknown fields and other schema versions are errors.
+func Decode(b []byte) (Entry, error) {
+	var e Entry
+	if err := decoding.Unmarshal(b, &e); err != nil {
+		return Entry{}, fmt.Errorf("decoding an audit entry: %w", err)
+	}
+	if e.Schema != schema {
+		return Entry{}, fmt.Errorf("audit entry of schema %d: this version reads %d", e.Schema, schema)
+	}
+	return e, nil
+}
+
+// Prefix begins the key of every entry row; the index follows, 8 bytes, big endian.
+const Prefix store.Key = "a/"
+
+// EntryKey is the row of the entry with this index.
+func EntryKey(index uint64) store.Key {
+	return Prefix + store.Key(binary.BigEndian.AppendUint64(nil, index))
+}
+
+// Index returns the index of an entry row's key.
+func Index(k store.Key) (uint64, error) {
+	if len(k) != len(Prefix)+8 || k[:len(Prefix)] != Prefix {
+		return 0, fmt.Errorf("%q is not the key of an audit entry", string(k))
+	}
+	return binary.BigEndian.Uint64([]byte(k[len(Prefix):])), nil
+}
+
+// Sequence is the store's Sequencer: one row per entry, under its index.
+func Sequence(first uint64, entries [][]byte) ([]store.Put, error) {
+	puts := make([]store.Put, len(entries))
+	for i, e := range entries {
+		puts[i] = store.Put{Key: EntryKey(first + uint64(i)), Value: e}
+	}
+	return puts, nil
+}

@@ -1,0 +1,44 @@
+package keyservice
+
+import (
+	"context"
+	"crypto/rsa"
+
+	"ramzban/keyservice/seed"
+)
+
+// HSM is what the key service needs of a hardware security module, in domain words. Every method may fail with
+// seed.ErrUnavailable (an outage, never a verdict) besides what is said of it. All are safe for concurrent use.
+type HSM interface {
+	// Enrol makes a seed from d.Context under the active derivation master key, wraps it under the active wrapping
+	// master key and to the device, and destroys it, in one call. The same context gives the same seed again.
+	Enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKey) (seed.Enrolled, error)
+
+	// UseSeed lends fn an HMAC under the wrapped seed, which stays in the HSM and pinned while fn runs. fn may be run
+	// again from its start after a session was lost, so it must have no effect but its result. An error of fn is
+	// returned as it is. seed.ErrBadBlob: the HSM refuses the blob; for a record whose seal is right that is a fault
+	// of the HSM or its keys, not of the customer.
+	UseSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn func(seed.MAC) error) error
+
+	// Seal MACs data for one purpose under the active seal key; CheckSeal returns seed.ErrBadSeal if it does not match.
+	Seal(ctx context.Context, purpose string, data []byte) (seed.MACed, error)
+	CheckSeal(ctx context.Context, purpose string, data []byte, seal seed.MACed) error
+
+	// StateKey returns the 32-byte key, held by the host, under which the small state rows are MACed.
+	StateKey(ctx context.Context) ([]byte, error)
+
+	// Digest MACs data for one purpose under the active digest key; DigestWith under a given version, to make it again.
+	Digest(ctx context.Context, purpose string, data []byte) (seed.MACed, error)
+	DigestWith(ctx context.Context, key seed.KeyRef, purpose string, data []byte) ([]byte, error)
+
+	// Pseudonym makes the keyed pseudonym of a subject of one class under the active lookup key.
+	Pseudonym(ctx context.Context, class string, subject seed.Subject) (seed.MACed, error)
+
+	// Encrypt keeps a small secret under the active data key (AES-GCM, IV from the HSM, aad bound); Decrypt reads it.
+	Encrypt(ctx context.Context, aad, plaintext []byte) (seed.Encrypted, error)
+	Decrypt(ctx context.Context, aad []byte, e seed.Encrypted) ([]byte, error)
+
+	// Random returns n bytes, RandomDigits n decimal digits, each uniform, from the HSM's generator.
+	Random(ctx context.Context, n int) ([]byte, error)
+	RandomDigits(ctx context.Context, n int) (string, error)
+}
