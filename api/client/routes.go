@@ -1,0 +1,87 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"ramzban/api/wire"
+)
+
+// at joins path elements below /v1; each is escaped, dots included, so that no serial can reach another route.
+func (c *Client) at(elements ...string) *url.URL {
+	path := []string{"v1"}
+	for _, e := range elements {
+		path = append(path, strings.ReplaceAll(url.PathEscape(e), ".", "%2E"))
+	}
+	return c.base.JoinPath(path...)
+}
+
+// Issue makes a token. Role: issuer.
+func (c *Client) Issue(ctx context.Context, r wire.IssueRequest) (wire.IssueAnswer, error) {
+	return call[wire.IssueAnswer](ctx, c, http.MethodPost, c.at("tokens"), r)
+}
+
+// CollectCode reads a code that waits to be sent to its customer. Role: courier.
+func (c *Client) CollectCode(ctx context.Context, id string) (wire.CodeAnswer, error) {
+	return call[wire.CodeAnswer](ctx, c, http.MethodPost, c.at("codes", id, "collection"), nil)
+}
+
+// RenewActivationCode makes a fresh activation code; the old one dies. Role: issuer.
+func (c *Client) RenewActivationCode(ctx context.Context, serial string) (wire.IssueAnswer, error) {
+	return call[wire.IssueAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "activation-code"), nil)
+}
+
+// Activate binds a token to a device and returns its seed, wrapped to the device's key. Role: activator.
+func (c *Client) Activate(ctx context.Context, serial string, r wire.ActivationRequest) (wire.ActivationAnswer, error) {
+	return call[wire.ActivationAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "activation"), r)
+}
+
+// Confirm hands over the device's proof that it has the seed. Role: activator.
+func (c *Client) Confirm(ctx context.Context, serial string, r wire.ConfirmationRequest) (wire.StatusAnswer, error) {
+	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "confirmation"), r)
+}
+
+// Token shows a token. Role: issuer.
+func (c *Client) Token(ctx context.Context, serial string) (wire.TokenAnswer, error) {
+	return call[wire.TokenAnswer](ctx, c, http.MethodGet, c.at("tokens", serial), nil)
+}
+
+// Suspend makes an active token refuse every password until it is resumed. Role: issuer.
+func (c *Client) Suspend(ctx context.Context, serial string) (wire.StatusAnswer, error) {
+	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "suspend"), nil)
+}
+
+// Resume makes a suspended token active again. Role: issuer.
+func (c *Client) Resume(ctx context.Context, serial string) (wire.StatusAnswer, error) {
+	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "resume"), nil)
+}
+
+// Deactivate ends a token for good. Role: issuer.
+func (c *Client) Deactivate(ctx context.Context, serial string) (wire.StatusAnswer, error) {
+	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "deactivate"), nil)
+}
+
+// Verify asks whether a password is genuine and unused. A refused password is an answer, not an error. Role: verifier.
+func (c *Client) Verify(ctx context.Context, r wire.VerificationRequest) (wire.VerificationAnswer, error) {
+	return call[wire.VerificationAnswer](ctx, c, http.MethodPost, c.at("verifications"), r)
+}
+
+// Time reads the server's clock; it needs no certificate.
+func (c *Client) Time(ctx context.Context) (wire.TimeAnswer, error) {
+	return call[wire.TimeAnswer](ctx, c, http.MethodGet, c.at("time"), nil)
+}
+
+// AuditEntries reads at most limit entries of the audit log from index from on. Role: auditor.
+func (c *Client) AuditEntries(ctx context.Context, from uint64, limit int) (wire.AuditAnswer, error) {
+	to := c.at("audit", "entries")
+	to.RawQuery = url.Values{"from": {strconv.FormatUint(from, 10)}, "limit": {strconv.Itoa(limit)}}.Encode()
+	return call[wire.AuditAnswer](ctx, c, http.MethodGet, to, nil)
+}
+
+// CompareAudit compares the stored state with the audit log. Role: auditor.
+func (c *Client) CompareAudit(ctx context.Context) (wire.ComparisonAnswer, error) {
+	return call[wire.ComparisonAnswer](ctx, c, http.MethodGet, c.at("audit", "comparison"), nil)
+}
