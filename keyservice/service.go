@@ -7,215 +7,189 @@ package keyservice
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
 )
 
-// Error is a refusal with a stable code; the API turns Code into a status in one place. Detail says what to do and
-// holds no secret. Err, if any, is the cause: it is logged, never answered.
-type Error struct {
-	Code   Code
-	Detail string
-	Err    error
+// Observer is told what was decided, for metrics. Its methods must not block.
+type Observer interface {
+	// Decided is called once per committed decision. outcome audit.Tampered is an alarm.
+	Decided(action authz.Action, outcome audit.Outcome, reason string)
 }
 
-// Code names a refusal for machines; it never changes once published.
-type Code string
+// Config is what a Service is made of. Every field is required but Observer.
+type Config struct {
+	HSM      HSM
+	Store    store.Store
+	Node     string                // this node's name in audit entries
+	Profiles map[string]otp.Policy // by name; a token keeps the policy it was issued with
+	Uses     []string              // the uses a token may be connected to
+	Guess    GuessLimits
+	Clock    func() time.Time
+	Log      *slog.Logger
+	Observer Observer // may be nil
+}
 
-// The refusals of the use cases.
-const (
-	CodeDenied              Code = "not_allowed"
-	CodeInvalid             Code = "request_invalid"
-	CodeSubjectInvalid      Code = "subject_invalid"
-	CodeSerialInvalid       Code = "serial_invalid"
-	CodeProfileUnknown      Code = "profile_unknown"
-	CodeTokenNotFound       Code = "token_not_found"
-	CodeCodeNotFound        Code = "code_not_found"
-	CodeLiveTokenExists     Code = "live_token_exists"
-	CodeTransition          Code = "transition_not_allowed"
-	CodeActivationWrong     Code = "activation_code_wrong"
-	CodeActivationExpired   Code = "activation_code_expired"
-	CodeActivationExhausted Code = "activation_code_exhausted"
-	CodeDeviceKeyInvalid    Code = "device_key_invalid"
-	CodeDeviceKeyNotPinned  Code = "device_key_not_pinned"
-	CodeDeviceOther         Code = "device_other"
-	CodeChannelOther        Code = "channel_other"
-	CodeProofWrong          Code = "proof_wrong"
-	CodeOTPMalformed        Code = "otp_malformed"
-	CodeTampered            Code = "record_tampered"
-	CodeHSMUnavailable      Code = "hsm_unavailable"
-	CodeStorageUnavailable  Code = "storage_unavailable"
-	CodeStorageFull         Code = "storage_full"
-	CodeOutcomeUnknown      Code = "outcome_unknown"
-	CodeBusy                Code = "busy"
-	CodeInternal            Code = "internal"
-)
+// Service carries out the use cases. It is safe for concurrent use.
+type Service struct {
+	Config
+	hostKey []byte // MACs the state rows; held by the host
+	locks   serialLocks
+	sealed  *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
+}
 
-// Error implements error; it holds no secret.
-func (e *Error) Error() string {
-	if e.Err != nil {
-		return fmt.Sprintf("%s: %s: %v", e.Code, e.Detail, e.Err)
+// checkedSeals bounds the memory of rows whose seal was checked: about 150 bytes each. A row that fell out is checked
+// again, which costs one HMAC.
+const checkedSeals = 1 << 16
+
+// maxConflicts is how often a decision is taken anew after another one came first. Locks make conflicts rare.
+const maxConflicts = 16
+
+// New checks the configuration and fetches the state key from the HSM.
+func New(ctx context.Context, c Config) (*Service, error) {
+	if c.HSM == nil || c.Store == nil || c.Clock == nil || c.Log == nil || c.Node == "" || len(c.Uses) == 0 {
+		return nil, errors.New("keyservice: HSM, Store, Clock, Log, Node and Uses are required")
 	}
-	return fmt.Sprintf("%s: %s", e.Code, e.Detail)
+	for name, p := range c.Profiles {
+		if err := p.Validate(); err != nil {
+			return nil, fmt.Errorf("profile %q: %w", name, err)
+		}
+	}
+	if err := c.Guess.Validate(); err != nil {
+		return nil, fmt.Errorf("guess limits: %w", err)
+	}
+	key, err := c.HSM.StateKey(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("fetching the state key: %w", err)
+	}
+	sealed, err := lru.New[[sha256.Size]byte, struct{}](checkedSeals)
+	if err != nil {
+		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
+	}
+	return &Service{Config: c, hostKey: key, sealed: sealed}, nil
 }
 
-// Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
+// decision is what one use case wants to become durable: rows, and the entry that says why.
+type decision struct {
+	change  store.Change
+	entry   audit.Entry
+	refusal *Error // answered after the entry is durable; nil if the request was carried out
+}
 
-// CodeOf returns the code of a use case's error, CodeInternal for any other.
-func CodeOf(err error) Code {
+// refuse makes a decision that changes nothing but the log.
+func refuse(code Code, detail string) decision {
+	return decision{entry: audit.Entry{Outcome: audit.Refused, Reason: string(code)}, refusal: &Error{Code: code, Detail: detail}}
+}
+
+// authorise is the first line of every use case. A denial is written to the log; if that fails, so does the call.
+func (s *Service) authorise(ctx context.Context, c authz.Caller, a authz.Action, serial string) error {
+	denied := authz.Check(c, a)
+	if denied == nil {
+		return nil
+	}
+	if checkSerial(serial) != nil {
+		serial = "" // not a serial: it may be anything, so it does not go into the log
+	}
+	d := decision{entry: audit.Entry{Outcome: audit.Denied, Serial: serial}}
+	if _, err := s.commit(ctx, c, a, d); err != nil {
+		return err
+	}
+	return &Error{Code: CodeDenied, Detail: "this client's roles do not allow it", Err: denied}
+}
+
+// decide runs one use case until its decision is durable, and returns the index of its entry. A decision that lost a
+// precondition to another one is taken anew from the store. A row without its seal is logged and alarmed.
+func (s *Service) decide(ctx context.Context, c authz.Caller, a authz.Action, serial string, fn func() (decision, error)) (uint64, error) {
+	for range maxConflicts {
+		d, err := fn()
+		if err != nil {
+			return 0, s.failed(ctx, c, a, serial, err)
+		}
+		if d.entry.Serial == "" {
+			d.entry.Serial = serial
+		}
+		index, err := s.commit(ctx, c, a, d)
+		if errors.Is(err, store.ErrConflict) {
+			continue
+		}
+		if err == nil && d.refusal != nil {
+			return index, d.refusal
+		}
+		return index, err
+	}
+	return 0, &Error{Code: CodeBusy, Detail: "too many requests for this token at once; try again"}
+}
+
+// commit makes one decision durable with its audit entry. A conflict is returned as it is.
+func (s *Service) commit(ctx context.Context, c authz.Caller, a authz.Action, d decision) (uint64, error) {
+	e := d.entry
+	e.Time, e.Node, e.Actor, e.Action = s.Clock().UnixMilli(), s.Node, c.Name, string(a)
+	e.RequestID = RequestID(ctx)
+	body, err := audit.Encode(e)
+	if err != nil {
+		return 0, &Error{Code: CodeInternal, Detail: "the decision could not be logged, so it was not taken", Err: err}
+	}
+	d.change.Entry = body
+	index, err := s.Store.Commit(ctx, d.change)
+	if errors.Is(err, store.ErrConflict) {
+		return 0, err
+	}
+	if err != nil {
+		return 0, storeError(err)
+	}
+	if s.Observer != nil {
+		s.Observer.Decided(a, e.Outcome, e.Reason)
+	}
+	return index, nil
+}
+
+// failed turns what stopped a use case into its answer. A tampered row is written to the log first.
+func (s *Service) failed(ctx context.Context, c authz.Caller, a authz.Action, serial string, err error) error {
+	var t *tampered
+	if !errors.As(err, &t) {
+		return hsmError(err)
+	}
+	s.Log.ErrorContext(ctx, "a stored row does not carry its seal", "row", t.what, "serial", serial, "request_id", RequestID(ctx))
+	d := decision{entry: audit.Entry{Outcome: audit.Tampered, Reason: t.what, Serial: serial}}
+	if _, cerr := s.commit(ctx, c, a, d); cerr != nil {
+		return cerr
+	}
+	return &Error{Code: CodeTampered, Detail: "this token's stored data was changed outside the service; it is refused until the bank has looked into it", Err: err}
+}
+
+// storeError names what the store could not do.
+func storeError(err error) error {
+	switch {
+	case errors.Is(err, store.ErrNoSpace):
+		return &Error{Code: CodeStorageFull, Detail: "the database's disk is nearly full: nothing can be decided until there is space", Err: err}
+	case errors.Is(err, store.ErrUnknown):
+		return &Error{Code: CodeOutcomeUnknown, Detail: "it is not known whether this was decided; ask again", Err: err}
+	}
+	return &Error{Code: CodeStorageUnavailable, Detail: "the database cannot be used: nothing was decided", Err: err}
+}
+
+// hsmError names what the HSM could not do; errors that already have a code keep it. A blob that the HSM refuses
+// although its record's seal is right is a fault of the HSM or its keys, never a verdict.
+func hsmError(err error) error {
 	var e *Error
-	if errors.As(err, &e) {
-		return e.Code
+	switch {
+	case errors.As(err, &e):
+		return err
+	case errors.Is(err, seed.ErrUnavailable), errors.Is(err, seed.ErrBadBlob), errors.Is(err, seed.ErrKeyNotFound):
+		return &Error{Code: CodeHSMUnavailable, Detail: "the HSM cannot be used: nothing was decided", Err: err}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return &Error{Code: CodeBusy, Detail: "the request's time ran out before anything was decided; try again", Err: err}
 	}
-	return CodeInternal
-}
-
-// Status of a token: issued → pending → active ⇄ suspended → deactivated.
-type Status string
-
-// The statuses.
-const (
-	Issued      Status = "issued"
-	Pending     Status = "pending"
-	Active      Status = "active"
-	Suspended   Status = "suspended"
-	Deactivated Status = "deactivated"
-)
-
-// IssueRequest asks for a token.
-type IssueRequest struct {
-	Class           string       // "card" or "account"
-	Subject         seed.Subject // card number (16–19 digits, Luhn) or account id
-	Channel         string       // "app" or "pwa": where it may live
-	Profile         string       // name of a configured profile
-	Uses            []string     // what its passwords are good for, e.g. "second-pin"
-	DeviceKeySHA256 []byte       // optional: SHA-256 of the only SubjectPublicKeyInfo (DER) it may be activated for
-}
-
-// Activation is an activation code that waits to be collected: its id and when it dies.
-type Activation struct {
-	ID        string
-	ExpiresAt time.Time
-}
-
-// IssuedToken answers Issue and RenewCode.
-type IssuedToken struct {
-	Serial     string
-	Status     Status
-	Activation Activation
-}
-
-// CollectedCode is a code on its way to the customer.
-type CollectedCode struct {
-	Kind      string // "activation"
-	Serial    string
-	Code      seed.Code
-	ExpiresAt time.Time
-}
-
-// ActivateRequest binds an issued token to one device.
-type ActivateRequest struct {
-	Serial   string
-	Subject  seed.Subject // required for cards; optional, but checked when given, for accounts
-	Code     seed.Code
-	DeviceID string
-	Channel  string
-	KeyDER   []byte // SubjectPublicKeyInfo (DER), RSA of 2048 to 4096 bits
-}
-
-// ActivatedToken carries the seed to the phone, wrapped.
-type ActivatedToken struct {
-	Serial     string
-	Status     Status
-	Seed       []byte // RSA-OAEP (SHA-1, MGF1-SHA-1, no label) under the device's key
-	Policy     otp.Policy
-	ServerTime time.Time
-}
-
-// ConfirmRequest proves that the phone has the seed.
-type ConfirmRequest struct {
-	Serial string
-	Proof  []byte // HMAC-hash(seed, "ramzban/confirm/1" 0x00 serial 0x00 SHA-256(SPKI DER))
-}
-
-// VerifyRequest asks whether a password is genuine and unused.
-type VerifyRequest struct {
-	Serial string
-	Use    string
-	OTP    seed.Password
-}
-
-// Reason says why a password was refused.
-type Reason string
-
-// The reasons.
-const (
-	ReasonMismatch     Reason = "mismatch"      // matches no acceptable moving factor; counted as a guess
-	ReasonAlreadyUsed  Reason = "already_used"  // is the last accepted one; not counted
-	ReasonNotConnected Reason = "not_connected" // the token is not connected to this use
-	ReasonNotActive    Reason = "not_active"    // issued, pending, suspended or deactivated
-	ReasonThrottled    Reason = "throttled"     // too many misses: wait; the password was not looked at
-	ReasonLocked       Reason = "locked"        // the guess budget is spent; the password was not looked at
-)
-
-// Verdict answers Verify. A refusal is a verdict, not an error.
-type Verdict struct {
-	Accepted   bool
-	Reason     Reason // set when refused
-	Serial     string
-	Kind       string        // "offline", set when accepted
-	RetryAfter time.Duration // set when throttled or locked
-	AuditIndex uint64
-}
-
-// TokenView is what an issuer may see of a token; no secret is in it.
-type TokenView struct {
-	Serial    string
-	Class     string
-	Channel   string
-	Profile   string
-	Uses      []string
-	Status    Status
-	LastFour  string // of the subject
-	Drift     time.Duration
-	CreatedAt time.Time
-	DeviceID  string
-}
-
-// LoggedEntry is one entry of the audit log with its index.
-type LoggedEntry struct {
-	Index uint64
-	audit.Entry
-}
-
-// Discrepancy is a place where the stored state is older than what the audit log says happened: an older row was
-// put back. Logged and Stored are the two values of What ("next moving factor", "record revision", "guess budget").
-type Discrepancy struct {
-	Serial string
-	What   string
-	Logged uint64
-	Stored uint64
-}
-
-// API lists the use cases as transports call them.
-type API interface {
-	Issue(ctx context.Context, c authz.Caller, r IssueRequest) (IssuedToken, error)
-	RenewCode(ctx context.Context, c authz.Caller, serial string) (IssuedToken, error)
-	CollectCode(ctx context.Context, c authz.Caller, id string) (CollectedCode, error)
-	Activate(ctx context.Context, c authz.Caller, r ActivateRequest) (ActivatedToken, error)
-	Confirm(ctx context.Context, c authz.Caller, r ConfirmRequest) (TokenView, error)
-	Token(ctx context.Context, c authz.Caller, serial string) (TokenView, error)
-	Suspend(ctx context.Context, c authz.Caller, serial string) (TokenView, error)
-	Resume(ctx context.Context, c authz.Caller, serial string) (TokenView, error)
-	Deactivate(ctx context.Context, c authz.Caller, serial string) (TokenView, error)
-	Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (Verdict, error)
-	AuditEntries(ctx context.Context, c authz.Caller, from uint64, limit int) ([]LoggedEntry, error)
-	CompareAudit(ctx context.Context, c authz.Caller) ([]Discrepancy, error)
+	return &Error{Code: CodeInternal, Detail: "nothing was decided; the operator's log says why", Err: err}
 }

@@ -28,20 +28,20 @@ const (
 // Entry is one decision: who asked for what, and what came of it. Its index is given when it is committed. On disk it is
 // CBOR with these integer keys, core deterministic encoding, schema version first.
 type Entry struct {
-	Schema     uint8   `cbor:"0,keyasint" json:"-"`
-	Time       int64   `cbor:"1,keyasint" json:"-"` // Unix milliseconds, the deciding node's clock
-	Node       string  `cbor:"2,keyasint" json:"node"`
-	Actor      string  `cbor:"3,keyasint" json:"actor"`
-	Action     string  `cbor:"4,keyasint" json:"action"`
-	Outcome    Outcome `cbor:"5,keyasint" json:"outcome"`
-	Reason     string  `cbor:"6,keyasint,omitempty" json:"reason,omitempty"`
-	Serial     string  `cbor:"7,keyasint,omitempty" json:"serial,omitempty"`
-	Use        string  `cbor:"8,keyasint,omitempty" json:"use,omitempty"`
-	RequestID  string  `cbor:"9,keyasint,omitempty" json:"request_id,omitempty"`
-	Commitment []byte  `cbor:"10,keyasint,omitempty" json:"commitment,omitempty"` // salted, of the subject
-	Revision   uint64  `cbor:"11,keyasint,omitempty" json:"revision,omitempty"`   // of the token record, after
-	Next       uint64  `cbor:"12,keyasint,omitempty" json:"next,omitempty"`       // lowest acceptable moving factor, after
-	Budget     uint64  `cbor:"13,keyasint,omitempty" json:"budget,omitempty"`     // sequence number of the guess budget, after
+	Schema     uint8   `cbor:"0,keyasint"`
+	Time       int64   `cbor:"1,keyasint"` // Unix milliseconds, the deciding node's clock
+	Node       string  `cbor:"2,keyasint"`
+	Actor      string  `cbor:"3,keyasint"`
+	Action     string  `cbor:"4,keyasint"`
+	Outcome    Outcome `cbor:"5,keyasint"`
+	Reason     string  `cbor:"6,keyasint,omitempty"`
+	Serial     string  `cbor:"7,keyasint,omitempty"`
+	Use        string  `cbor:"8,keyasint,omitempty"`
+	RequestID  string  `cbor:"9,keyasint,omitempty"`
+	Commitment []byte  `cbor:"10,keyasint,omitempty"` // salted, of the subject
+	Revision   uint64  `cbor:"11,keyasint,omitempty"` // of the token record, after
+	Next       uint64  `cbor:"12,keyasint,omitempty"` // lowest acceptable moving factor, after
+	Budget     uint64  `cbor:"13,keyasint,omitempty"` // sequence number of the guess budget, after
 }
 
 const schema = 1

@@ -1,0 +1,114 @@
+package keyservice
+
+import (
+	"fmt"
+	"time"
+)
+
+// GuessLimits bounds guessing: how soon misses make a customer wait, and how many guesses are looked at in a window
+// (RFC 4226 section 7.3; NIST SP 800-63B allows at most 100 consecutive failures).
+type GuessLimits struct {
+	FreeMisses int           // misses in a row without a delay
+	BaseDelay  time.Duration // the delay after one miss more; doubles with each further one
+	MaxDelay   time.Duration // the longest delay
+	WindowDays int           // length of the window in days of 24 hours, UTC
+	MaxMisses  int           // misses within the window after which the subject and use are locked
+}
+
+// Validate says what is wrong with the limits.
+func (l GuessLimits) Validate() error {
+	switch {
+	case l.FreeMisses < 1 || l.FreeMisses > 10:
+		return fmt.Errorf("free misses must be between 1 and 10, not %d", l.FreeMisses)
+	case l.BaseDelay < time.Second || l.MaxDelay < l.BaseDelay || l.MaxDelay > 24*time.Hour:
+		return fmt.Errorf("delays must be between one second and a day, the base (%v) not above the longest (%v)", l.BaseDelay, l.MaxDelay)
+	case l.WindowDays < 1 || l.WindowDays > 90:
+		return fmt.Errorf("the window must be between 1 and 90 days, not %d", l.WindowDays)
+	case l.MaxMisses < l.FreeMisses || l.MaxMisses > 100:
+		return fmt.Errorf("misses in the window must be between the free ones (%d) and 100 (NIST SP 800-63B), not %d", l.FreeMisses, l.MaxMisses)
+	}
+	return nil
+}
+
+// budget is the guess budget of one subject and use, over all of the subject's tokens. On disk it is CBOR with these
+// integer keys under the state MAC. Successes end the run of misses but give no guess of the window back.
+type budget struct {
+	Schema   uint8          `cbor:"0,keyasint"`
+	Sequence uint64         `cbor:"1,keyasint"` // grows with every change
+	Run      int            `cbor:"2,keyasint"` // misses since the last success
+	LastMiss int64          `cbor:"3,keyasint"` // Unix milliseconds
+	Days     map[uint32]int `cbor:"4,keyasint"` // misses by day since 1970, UTC; only days of the window
+}
+
+const day = 24 * time.Hour
+
+// gate says whether a guess may be looked at now; if not, why and for how long.
+func (b budget) gate(l GuessLimits, now time.Time) (Reason, time.Duration) {
+	if b.misses(l, now) >= l.MaxMisses {
+		return ReasonLocked, b.unlocks(l, now)
+	}
+	if wait := b.delay(l) - now.Sub(time.UnixMilli(b.LastMiss)); b.Run > 0 && wait > 0 {
+		return ReasonThrottled, wait
+	}
+	return "", 0
+}
+
+// delay is how long after the last miss the next guess is looked at.
+func (b budget) delay(l GuessLimits) time.Duration {
+	over := b.Run - l.FreeMisses
+	if over < 0 {
+		return 0
+	}
+	delay := l.BaseDelay
+	for range over {
+		if delay = 2 * delay; delay >= l.MaxDelay {
+			return l.MaxDelay
+		}
+	}
+	return delay
+}
+
+// miss counts one evaluated guess that matched nothing.
+func (b budget) miss(l GuessLimits, now time.Time) budget {
+	today := dayOf(now)
+	days := map[uint32]int{today: 1}
+	for d, n := range b.Days {
+		if inWindow(d, l, today) {
+			days[d] += n
+		}
+	}
+	return budget{Sequence: b.Sequence + 1, Run: b.Run + 1, LastMiss: now.UnixMilli(), Days: days}
+}
+
+// success ends the run of misses.
+func (b budget) success() budget {
+	b.Sequence++
+	b.Run = 0
+	return b
+}
+
+func (b budget) misses(l GuessLimits, now time.Time) int {
+	total := 0
+	for d, n := range b.Days {
+		if inWindow(d, l, dayOf(now)) {
+			total += n
+		}
+	}
+	return total
+}
+
+// unlocks is how long until enough days have left the window.
+func (b budget) unlocks(l GuessLimits, now time.Time) time.Duration {
+	for ahead := 1; ahead <= l.WindowDays; ahead++ {
+		then := now.Truncate(day).Add(time.Duration(ahead) * day)
+		if b.misses(l, then) < l.MaxMisses {
+			return then.Sub(now)
+		}
+	}
+	return time.Duration(l.WindowDays) * day
+}
+
+func dayOf(t time.Time) uint32 { return uint32(t.Unix() / int64(day/time.Second)) }
+
+// inWindow also keeps days after today: a clock that was set back forgives nothing.
+func inWindow(d uint32, l GuessLimits, today uint32) bool { return d+uint32(l.WindowDays) > today }

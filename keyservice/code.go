@@ -1,0 +1,157 @@
+package keyservice
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
+)
+
+const (
+	codeLifetime = 24 * time.Hour
+	codeTries    = 5 // wrong activation codes before a code is dead
+	codePurpose  = "activation-code"
+	codeDigits   = 8
+	codeModulus  = 100_000_000
+)
+
+// Activation is an activation code that waits to be collected: its id and when it dies.
+type Activation struct {
+	ID        string
+	ExpiresAt time.Time
+}
+
+// CollectedCode is a code on its way to the customer.
+type CollectedCode struct {
+	Kind      string // "activation"
+	Serial    string
+	Code      seed.Code
+	ExpiresAt time.Time
+}
+
+// newCode draws a new activation code for the token; the code itself is not made, only what it will be made from.
+func (s *Service) newCode(ctx context.Context, r record) (*codeRecord, error) {
+	random, err := s.HSM.Random(ctx, 32)
+	if err != nil {
+		return nil, err
+	}
+	code := &codeRecord{
+		ID: hex.EncodeToString(random[:16]), Nonce: random[16:], ExpiresAt: s.Clock().Add(codeLifetime).UnixMilli(),
+	}
+	input, err := codeInput(r, code)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.HSM.Digest(ctx, codePurpose, input)
+	code.Key = made.Key
+	return code, err
+}
+
+// makeCode makes the token's activation code in the HSM: 8 digits of a MAC over serial, nonce and subject.
+func (s *Service) makeCode(ctx context.Context, r record) (seed.Code, error) {
+	input, err := codeInput(r, r.Code)
+	if err != nil {
+		return seed.Code{}, err
+	}
+	sum, err := s.HSM.DigestWith(ctx, r.Code.Key, codePurpose, input)
+	if err != nil {
+		return seed.Code{}, err
+	}
+	return seed.NewCode(fmt.Sprintf("%0*d", codeDigits, binary.BigEndian.Uint64(sum)%codeModulus)), nil
+}
+
+func codeInput(r record, c *codeRecord) ([]byte, error) {
+	return encoding.Marshal([][]byte{[]byte(r.Serial), c.Nonce, r.Subject.Sum})
+}
+
+func sameCode(a, b seed.Code) bool {
+	return subtle.ConstantTimeCompare([]byte(a.Reveal()), []byte(b.Reveal())) == 1
+}
+
+// codeDead says why the token's code cannot be used any more; nil while it can.
+func (s *Service) codeDead(t token) *Error {
+	switch {
+	case s.Clock().UnixMilli() >= t.Code.ExpiresAt:
+		return &Error{Code: CodeActivationExpired, Detail: "the activation code has expired: ask the issuer for a fresh one"}
+	case t.state.CodeTries >= codeTries:
+		return &Error{Code: CodeActivationExhausted, Detail: "too many wrong activation codes: ask the issuer for a fresh one"}
+	}
+	return nil
+}
+
+// CollectCode gives the courier the code with this id, to send to the customer. It may be collected again.
+func (s *Service) CollectCode(ctx context.Context, c authz.Caller, id string) (CollectedCode, error) {
+	if err := s.authorise(ctx, c, authz.CollectCode, ""); err != nil {
+		return CollectedCode{}, err
+	}
+	var code CollectedCode
+	_, err := s.decide(ctx, c, authz.CollectCode, "", func() (d decision, err error) {
+		code, d, err = s.collect(ctx, id)
+		return d, err
+	})
+	if err != nil {
+		return CollectedCode{}, err
+	}
+	return code, nil
+}
+
+func (s *Service) collect(ctx context.Context, id string) (CollectedCode, decision, error) {
+	items, err := s.Store.Get(ctx, codeKey(id))
+	if err != nil {
+		return CollectedCode{}, decision{}, storeError(err)
+	}
+	if items[0].Version == 0 {
+		return CollectedCode{}, refuse(CodeCodeNotFound, "no code with this id waits to be collected"), nil
+	}
+	p, err := unmac[pointer](s, items[0], "code")
+	if err != nil {
+		return CollectedCode{}, decision{}, err
+	}
+	t, err := s.load(ctx, p.Serial)
+	if err != nil {
+		return CollectedCode{}, decision{}, err
+	}
+	if dead := s.uncollectable(t, id); dead != nil {
+		d := refuse(dead.Code, dead.Detail)
+		d.entry.Serial = t.Serial
+		return CollectedCode{}, d, nil
+	}
+	code, err := s.makeCode(ctx, t.record)
+	d := decision{
+		change: store.Change{Require: t.require},
+		entry:  audit.Entry{Outcome: audit.Done, Serial: t.Serial},
+	}
+	return CollectedCode{Kind: "activation", Serial: t.Serial, Code: code, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}, d, err
+}
+
+func (s *Service) uncollectable(t token, id string) *Error {
+	if t.Code == nil || t.Code.ID != id || t.Status != Issued {
+		return &Error{Code: CodeCodeNotFound, Detail: "no code with this id waits to be collected"}
+	}
+	return s.codeDead(t)
+}
+
+// RenewCode gives an issued token a fresh activation code with new tries; the old one dies.
+func (s *Service) RenewCode(ctx context.Context, c authz.Caller, serial string) (IssuedToken, error) {
+	var renewed token
+	err := s.change(ctx, c, authz.RenewCode, serial, func(t token) (token, *Error, error) {
+		if t.Status != Issued {
+			return t, notWhile(t.Status, "only a token that is issued and not yet activated gets a fresh code"), nil
+		}
+		code, err := s.newCode(ctx, t.record)
+		t.Code, t.state.CodeTries = code, 0
+		renewed = t
+		return t, nil, err
+	})
+	if err != nil {
+		return IssuedToken{}, err
+	}
+	return renewed.issued(), nil
+}

@@ -1,0 +1,66 @@
+package keyservice
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Error is a refusal with a stable code; the API turns Code into a status in one place. Detail says what to do and
+// holds no secret. Err, if any, is the cause: it is logged, never answered.
+type Error struct {
+	Code   Code
+	Detail string
+	Err    error
+}
+
+// Code names a refusal for machines; it never changes once published.
+type Code string
+
+// The refusals of the use cases.
+const (
+	CodeDenied              Code = "not_allowed"
+	CodeInvalid             Code = "request_invalid"
+	CodeSubjectInvalid      Code = "subject_invalid"
+	CodeSerialInvalid       Code = "serial_invalid"
+	CodeProfileUnknown      Code = "profile_unknown"
+	CodeTokenNotFound       Code = "token_not_found"
+	CodeCodeNotFound        Code = "code_not_found"
+	CodeLiveTokenExists     Code = "live_token_exists"
+	CodeTransition          Code = "transition_not_allowed"
+	CodeActivationWrong     Code = "activation_code_wrong"
+	CodeActivationExpired   Code = "activation_code_expired"
+	CodeActivationExhausted Code = "activation_code_exhausted"
+	CodeDeviceKeyInvalid    Code = "device_key_invalid"
+	CodeDeviceKeyNotPinned  Code = "device_key_not_pinned"
+	CodeDeviceOther         Code = "device_other"
+	CodeChannelOther        Code = "channel_other"
+	CodeProofWrong          Code = "proof_wrong"
+	CodeOTPMalformed        Code = "otp_malformed"
+	CodeTampered            Code = "record_tampered"
+	CodeHSMUnavailable      Code = "hsm_unavailable"
+	CodeStorageUnavailable  Code = "storage_unavailable"
+	CodeStorageFull         Code = "storage_full"
+	CodeOutcomeUnknown      Code = "outcome_unknown"
+	CodeBusy                Code = "busy"
+	CodeInternal            Code = "internal"
+)
+
+// Error implements error; it holds no secret.
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%s: %s: %v", e.Code, e.Detail, e.Err)
+	}
+	return fmt.Sprintf("%s: %s", e.Code, e.Detail)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// CodeOf returns the code of a use case's error, CodeInternal for any other.
+func CodeOf(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return CodeInternal
+}

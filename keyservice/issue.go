@@ -1,0 +1,224 @@
+package keyservice
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
+)
+
+// The classes of tokens.
+const (
+	ClassCard    = "card"    // bound to a card number, which activation must repeat
+	ClassAccount = "account" // bound to an account id
+)
+
+// The channels a token may live in.
+const (
+	ChannelApp = "app"
+	ChannelPWA = "pwa"
+)
+
+// IssueRequest asks for a token.
+type IssueRequest struct {
+	Class           string       // "card" or "account"
+	Subject         seed.Subject // card number (16–19 digits, Luhn) or account id (1–64 of A-Z a-z 0-9 . _ -)
+	Channel         string       // "app" or "pwa": where it may live
+	Profile         string       // name of a configured profile
+	Uses            []string     // what its passwords are good for, e.g. "second-pin"
+	DeviceKeySHA256 []byte       // optional: SHA-256 of the only SubjectPublicKeyInfo (DER) it may be activated for
+}
+
+// IssuedToken answers Issue and RenewCode.
+type IssuedToken struct {
+	Serial     string
+	Status     Status
+	Activation Activation
+}
+
+// Issue makes a token without a seed: a serial, and an activation code that waits to be collected. A subject has at
+// most one live token per class.
+func (s *Service) Issue(ctx context.Context, c authz.Caller, r IssueRequest) (IssuedToken, error) {
+	if err := s.authorise(ctx, c, authz.IssueToken, ""); err != nil {
+		return IssuedToken{}, err
+	}
+	if err := s.checkIssue(r); err != nil {
+		return IssuedToken{}, err
+	}
+	var issued token
+	_, err := s.decide(ctx, c, authz.IssueToken, "", func() (d decision, err error) {
+		issued, d, err = s.issue(ctx, r)
+		return d, err
+	})
+	if err != nil {
+		return IssuedToken{}, err
+	}
+	return issued.issued(), nil
+}
+
+func (t token) issued() IssuedToken {
+	return IssuedToken{Serial: t.Serial, Status: t.Status, Activation: Activation{ID: t.Code.ID, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}}
+}
+
+// issue decides once: it refuses if a live token exists, else makes every row of a new one.
+func (s *Service) issue(ctx context.Context, r IssueRequest) (token, decision, error) {
+	pseudonym, err := s.HSM.Pseudonym(ctx, r.Class, r.Subject)
+	if err != nil {
+		return token{}, decision{}, err
+	}
+	live := liveKey(r.Class, pseudonym.Sum)
+	items, err := s.Store.Get(ctx, live)
+	if err != nil {
+		return token{}, decision{}, storeError(err)
+	}
+	if items[0].Version != 0 {
+		if _, err := unmac[pointer](s, items[0], "live token"); err != nil {
+			return token{}, decision{}, err
+		}
+		return token{}, refuse(CodeLiveTokenExists, "this subject has a live token of this class: deactivate it first"), nil
+	}
+	t, err := s.newToken(ctx, r, pseudonym)
+	if err != nil {
+		return token{}, decision{}, err
+	}
+	d, err := s.firstRows(ctx, t, live)
+	return t, d, err
+}
+
+// newToken draws everything random about a token and fills in its record.
+func (s *Service) newToken(ctx context.Context, r IssueRequest, pseudonym seed.MACed) (token, error) {
+	digits, err := s.HSM.RandomDigits(ctx, serialLength-1)
+	if err != nil {
+		return token{}, err
+	}
+	serial := makeSerial(digits)
+	salt, err := s.HSM.Random(ctx, 16)
+	if err != nil {
+		return token{}, err
+	}
+	lastFour, err := s.HSM.Encrypt(ctx, lastFourAAD(serial), []byte(tail(r.Subject)))
+	if err != nil {
+		return token{}, err
+	}
+	t := token{record: record{
+		Serial: serial, Class: r.Class, Channel: r.Channel, Uses: r.Uses, Status: Issued, Subject: pseudonym, LastFour: lastFour,
+		Salt: salt, Profile: r.Profile, Policy: s.Profiles[r.Profile], KeyPin: r.DeviceKeySHA256,
+		CreatedAt: s.Clock().UnixMilli(),
+	}}
+	t.Code, err = s.newCode(ctx, t.record)
+	return t, err
+}
+
+// firstRows makes the decision that writes a new token: record, state, code, the subject's live row, and the guess
+// budgets it does not have yet. A serial or code id that is taken is a conflict, and everything is drawn anew.
+func (s *Service) firstRows(ctx context.Context, t token, live store.Key) (decision, error) {
+	t.require = []store.Require{{Key: recordKey(t.Serial)}, {Key: stateRowKey(t.Serial)}, {Key: codeKey(t.Code.ID)}, {Key: live}}
+	d, err := s.save(ctx, t)
+	if err != nil {
+		return decision{}, err
+	}
+	d.entry.Serial = t.Serial
+	for _, key := range []store.Key{codeKey(t.Code.ID), live} {
+		row, err := s.mac(key, pointer{Schema: schema, Serial: t.Serial})
+		if err != nil {
+			return decision{}, err
+		}
+		d.change.Put = append(d.change.Put, row)
+	}
+	return d, s.addBudgets(ctx, t, &d)
+}
+
+// addBudgets gives the subject a guess budget for each use it has none for. A budget is made with the token, never
+// with the first guess, so that deleting one is seen.
+func (s *Service) addBudgets(ctx context.Context, t token, d *decision) error {
+	keys := make([]store.Key, len(t.Uses))
+	for i, use := range t.Uses {
+		keys[i] = budgetKey(t.Subject.Sum, use)
+	}
+	items, err := s.Store.Get(ctx, keys...)
+	if err != nil {
+		return storeError(err)
+	}
+	for _, it := range items {
+		if it.Version != 0 {
+			continue
+		}
+		row, err := s.mac(it.Key, budget{Schema: schema})
+		if err != nil {
+			return err
+		}
+		d.change.Require = append(d.change.Require, store.Require{Key: it.Key})
+		d.change.Put = append(d.change.Put, row)
+	}
+	return nil
+}
+
+// commitment is what audit entries show of a subject: a digest that nobody can search without the token's salt.
+func (r record) commitment() []byte {
+	sum := sha256.Sum256(slices.Concat([]byte("ramzban/subject-commitment/1\x00"), r.Salt, r.Subject.Sum))
+	return sum[:]
+}
+
+// tail is the last four characters of a subject, and of short account ids at most half.
+func tail(s seed.Subject) string {
+	v := s.Reveal()
+	return v[len(v)-min(4, (len(v)+1)/2):]
+}
+
+// checkIssue returns an *Error that says what is wrong with the request.
+func (s *Service) checkIssue(r IssueRequest) error {
+	if r.Channel != ChannelApp && r.Channel != ChannelPWA {
+		return &Error{Code: CodeInvalid, Detail: `channel must be "app" or "pwa"`}
+	}
+	if _, ok := s.Profiles[r.Profile]; !ok {
+		return &Error{Code: CodeProfileUnknown, Detail: "no profile of this name is configured"}
+	}
+	if n := len(r.DeviceKeySHA256); n != 0 && n != sha256.Size {
+		return &Error{Code: CodeInvalid, Detail: "device_key_sha256 must be 32 bytes"}
+	}
+	if err := s.checkUses(r.Uses); err != nil {
+		return err
+	}
+	return checkSubject(r.Class, r.Subject)
+}
+
+func (s *Service) checkUses(uses []string) error {
+	seen := map[string]bool{}
+	for _, u := range uses {
+		if !slices.Contains(s.Uses, u) || seen[u] {
+			return &Error{Code: CodeInvalid, Detail: fmt.Sprintf("each use must be one of %v, and given once", s.Uses)}
+		}
+		seen[u] = true
+	}
+	if len(uses) == 0 {
+		return &Error{Code: CodeInvalid, Detail: "a token needs at least one use"}
+	}
+	return nil
+}
+
+func checkSubject(class string, subject seed.Subject) error {
+	v := subject.Reveal()
+	switch class {
+	case ClassCard:
+		if len(v) < 16 || len(v) > 19 || !luhnValid(v) {
+			return &Error{Code: CodeSubjectInvalid, Detail: "a card number is 16 to 19 digits with a check digit: one of them is mistyped"}
+		}
+	case ClassAccount:
+		if v == "" || len(v) > 64 || strings.ContainsFunc(v, notAccountRune) {
+			return &Error{Code: CodeSubjectInvalid, Detail: "an account id is 1 to 64 of the characters A-Z a-z 0-9 . _ -"}
+		}
+	default:
+		return &Error{Code: CodeInvalid, Detail: `class must be "card" or "account"`}
+	}
+	return nil
+}
+
+func notAccountRune(r rune) bool {
+	return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", r)
+}

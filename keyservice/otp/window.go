@@ -1,0 +1,70 @@
+package otp
+
+import (
+	"slices"
+	"time"
+)
+
+// Plan lists the moving factors a password may come from at server time now, most likely first, none below next (the
+// lowest one not yet used up). drift is what was learnt of the phone's clock; it plays no part in HOTP.
+//
+// TOTP: step s is acceptable if some phone clock within DriftSearch of the learnt drift, and within DriftBound of the
+// server's, has s·P ≤ phone time < s·P + V. HOTP: the next counter and LookAhead more (RFC 4226 section 7.4).
+func (p Policy) Plan(now time.Time, drift time.Duration, next uint64) []uint64 {
+	if p.Type == HOTP {
+		return span(next, next+p.LookAhead)
+	}
+	slowest := max(drift-p.DriftSearch, -p.DriftBound)
+	fastest := min(drift+p.DriftSearch, p.DriftBound)
+	first := p.step(now.Add(slowest-p.Validity)) + 1
+	last := p.step(now.Add(fastest))
+	if last < 0 || uint64(last) < next {
+		return nil
+	}
+	steps := span(max(uint64(max(first, 0)), next), uint64(last))
+	expected := p.step(now.Add(drift))
+	slices.SortStableFunc(steps, func(a, b uint64) int { return distance(a, expected) - distance(b, expected) })
+	return steps
+}
+
+// LearnDrift returns what is known of the phone's clock after step s was accepted at server time now: the learnt drift
+// if it explains the password, else the nearest one that does, never beyond DriftBound. Whole milliseconds.
+func (p Policy) LearnDrift(now time.Time, drift time.Duration, s uint64) time.Duration {
+	if p.Type == HOTP {
+		return 0
+	}
+	begin := time.UnixMilli(int64(s) * p.Period.Milliseconds())
+	lowest := begin.Sub(now.Truncate(time.Millisecond))
+	highest := lowest + p.Validity - time.Millisecond
+	learnt := min(max(drift, lowest), highest)
+	return min(max(learnt, -p.DriftBound), p.DriftBound)
+}
+
+// step is the time step of t (RFC 6238 section 4.2, T0 = 0), also before 1970.
+func (p Policy) step(t time.Time) int64 {
+	ms, period := t.UnixMilli(), p.Period.Milliseconds()
+	q := ms / period
+	if ms%period < 0 {
+		q--
+	}
+	return q
+}
+
+func span(first, last uint64) []uint64 {
+	if last < first {
+		return nil
+	}
+	factors := make([]uint64, 0, last-first+1)
+	for f := first; f <= last; f++ {
+		factors = append(factors, f)
+		if f == last { // also ends at the largest uint64
+			break
+		}
+	}
+	return factors
+}
+
+func distance(s uint64, expected int64) int {
+	d := int64(s) - expected
+	return int(max(d, -d))
+}

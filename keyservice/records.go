@@ -1,0 +1,76 @@
+package keyservice
+
+import (
+	"time"
+
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/seed"
+)
+
+// Status of a token: issued → pending → active ⇄ suspended → deactivated.
+type Status string
+
+// The statuses.
+const (
+	Issued      Status = "issued"      // its activation code waits for the customer
+	Pending     Status = "pending"     // a device has the seed but has not proved it
+	Active      Status = "active"      // its passwords are accepted
+	Suspended   Status = "suspended"   // its passwords are refused for a while
+	Deactivated Status = "deactivated" // for ever; its seed is gone
+)
+
+// record is everything of a token that is not state. On disk it is CBOR with these integer keys, core deterministic
+// encoding, in an envelope with its HSM seal.
+type record struct {
+	Schema    uint8          `cbor:"0,keyasint"`
+	Revision  uint64         `cbor:"1,keyasint"` // grows with every change of the record; the state row repeats it
+	Serial    string         `cbor:"2,keyasint"`
+	Class     string         `cbor:"3,keyasint"` // card, account
+	Channel   string         `cbor:"4,keyasint"` // app, pwa
+	Uses      []string       `cbor:"5,keyasint"`
+	Status    Status         `cbor:"6,keyasint"`
+	Subject   seed.MACed     `cbor:"7,keyasint"` // pseudonym
+	LastFour  seed.Encrypted `cbor:"8,keyasint"` // the subject's last four characters
+	Salt      []byte         `cbor:"9,keyasint"` // of the subject's commitment in audit entries, 16 bytes
+	Profile   string         `cbor:"10,keyasint"`
+	Policy    otp.Policy     `cbor:"11,keyasint"`
+	KeyPin    []byte         `cbor:"12,keyasint,omitempty"` // SHA-256 of the only device key allowed
+	Code      *codeRecord    `cbor:"13,keyasint,omitempty"` // until the token is confirmed
+	Device    *deviceRecord  `cbor:"14,keyasint,omitempty"` // from activation on
+	Derive    *seed.KeyRef   `cbor:"15,keyasint,omitempty"` // the derivation master key of the seed
+	Seed      *seed.Wrapped  `cbor:"16,keyasint,omitempty"` // until deactivation
+	Delivery  []byte         `cbor:"17,keyasint,omitempty"` // the seed wrapped to the device, until it is confirmed
+	CreatedAt int64          `cbor:"18,keyasint"`           // Unix milliseconds
+}
+
+// codeRecord is an activation code without the code: what it takes to make it again in the HSM.
+type codeRecord struct {
+	ID        string      `cbor:"1,keyasint"`
+	Nonce     []byte      `cbor:"2,keyasint"`
+	Key       seed.KeyRef `cbor:"3,keyasint"`
+	ExpiresAt int64       `cbor:"4,keyasint"` // Unix milliseconds
+}
+
+// deviceRecord is the one device a token lives on.
+type deviceRecord struct {
+	ID        string `cbor:"1,keyasint"`
+	KeySHA256 []byte `cbor:"2,keyasint"` // of its SubjectPublicKeyInfo, DER
+}
+
+// state is the small part of a token that changes with each password. On disk it is CBOR with these integer keys under
+// the state MAC.
+type state struct {
+	Schema    uint8         `cbor:"0,keyasint"`
+	Revision  uint64        `cbor:"1,keyasint"` // of the record it belongs to
+	Next      uint64        `cbor:"2,keyasint"` // lowest acceptable moving factor: the watermark plus one
+	Drift     time.Duration `cbor:"3,keyasint"` // learnt clock drift of the device
+	CodeTries int           `cbor:"4,keyasint"` // wrong activation codes so far
+}
+
+// pointer is a row that names a token: the live token of a subject, or the token of a code.
+type pointer struct {
+	Schema uint8  `cbor:"0,keyasint"`
+	Serial string `cbor:"1,keyasint"`
+}
+
+const schema = 1

@@ -1,0 +1,171 @@
+package keyservice
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
+)
+
+// Keys of the rows. Every value is bound to its key by the seal or MAC, so that no row passes for another.
+func recordKey(serial string) store.Key   { return store.Key("t/" + serial) }
+func stateRowKey(serial string) store.Key { return store.Key("s/" + serial) }
+func codeKey(id string) store.Key         { return store.Key("c/" + id) }
+
+func liveKey(class string, pseudonym []byte) store.Key {
+	return store.Key("l/" + class + "/" + string(pseudonym))
+}
+
+func budgetKey(pseudonym []byte, use string) store.Key {
+	return store.Key("b/" + string(pseudonym) + "/" + use)
+}
+
+// tampered: a stored row is missing, or is not what the service wrote there.
+type tampered struct {
+	what string // "token record", "token state", "guess budget", "live token", "code"
+	err  error
+}
+
+func (t *tampered) Error() string { return fmt.Sprintf("stored %s fails its check: %v", t.what, t.err) }
+func (t *tampered) Unwrap() error { return t.err }
+
+// sealPurpose tags the seals of token records.
+const sealPurpose = "token-record"
+
+// envelope is how every row is stored: the body, and either an HSM seal or a MAC under the state key.
+type envelope struct {
+	Body []byte      `cbor:"1,keyasint"`
+	Seal *seed.MACed `cbor:"2,keyasint,omitempty"`
+	MAC  []byte      `cbor:"3,keyasint,omitempty"`
+}
+
+var encoding = func() cbor.EncMode {
+	m, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		panic(err) // constant options: fails in every test or never
+	}
+	return m
+}()
+
+var decoding = func() cbor.DecMode {
+	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField}.DecMode()
+	if err != nil {
+		panic(err) // constant options: fails in every test or never
+	}
+	return m
+}()
+
+// bind is what seals and MACs are made over: the body together with the key it is stored under.
+func bind(key store.Key, body []byte) ([]byte, error) {
+	return encoding.Marshal([][]byte{[]byte(key), body})
+}
+
+// seal makes the row of a token record.
+func (s *Service) seal(ctx context.Context, r record) (store.Put, error) {
+	key := recordKey(r.Serial)
+	r.Schema = schema
+	body, bound, err := encodeBody(key, r)
+	if err != nil {
+		return store.Put{}, err
+	}
+	sealed, err := s.HSM.Seal(ctx, sealPurpose, bound)
+	if err != nil {
+		return store.Put{}, err
+	}
+	value, err := encoding.Marshal(envelope{Body: body, Seal: &sealed})
+	return store.Put{Key: key, Value: value}, err
+}
+
+// unseal reads the row of a token record. Rows whose seal was found right before cost no call to the HSM: they are
+// remembered by the digest of their key and value, so that any edit is seen.
+func (s *Service) unseal(ctx context.Context, it store.Item) (record, error) {
+	const what = "token record"
+	var e envelope
+	if err := decoding.Unmarshal(it.Value, &e); err != nil || e.Seal == nil {
+		return record{}, &tampered{what, errors.Join(errors.New("no sealed envelope"), err)}
+	}
+	bound, err := bind(it.Key, e.Body)
+	if err != nil {
+		return record{}, err
+	}
+	digest := sha256.Sum256(append(bound, it.Value...))
+	if _, checked := s.sealed.Get(digest); !checked {
+		if err := s.checkSeal(ctx, bound, *e.Seal); err != nil {
+			return record{}, err
+		}
+		s.sealed.Add(digest, struct{}{})
+	}
+	r, err := decodeBody[record](e.Body)
+	if err != nil || r.Schema != schema || recordKey(r.Serial) != it.Key {
+		return record{}, &tampered{what, errors.Join(errors.New("not a record of this version"), err)}
+	}
+	return r, nil
+}
+
+func (s *Service) checkSeal(ctx context.Context, bound []byte, sealed seed.MACed) error {
+	err := s.HSM.CheckSeal(ctx, sealPurpose, bound, sealed)
+	if errors.Is(err, seed.ErrBadSeal) || errors.Is(err, seed.ErrKeyNotFound) {
+		return &tampered{"token record", err}
+	}
+	return err
+}
+
+// mac makes a row under the state MAC.
+func (s *Service) mac(key store.Key, body any) (store.Put, error) {
+	encoded, bound, err := encodeBody(key, body)
+	if err != nil {
+		return store.Put{}, err
+	}
+	value, err := encoding.Marshal(envelope{Body: encoded, MAC: s.sum(bound)})
+	return store.Put{Key: key, Value: value}, err
+}
+
+// unmac reads a row under the state MAC; what names it in errors.
+func unmac[T any](s *Service, it store.Item, what string) (T, error) {
+	var none T
+	if it.Version == 0 {
+		return none, &tampered{what, errors.New("the row is missing")}
+	}
+	var e envelope
+	if err := decoding.Unmarshal(it.Value, &e); err != nil {
+		return none, &tampered{what, err}
+	}
+	bound, err := bind(it.Key, e.Body)
+	if err != nil {
+		return none, err
+	}
+	if !hmac.Equal(s.sum(bound), e.MAC) {
+		return none, &tampered{what, errors.New("the MAC is wrong")}
+	}
+	body, err := decodeBody[T](e.Body)
+	if err != nil {
+		return none, &tampered{what, err}
+	}
+	return body, nil
+}
+
+func (s *Service) sum(bound []byte) []byte {
+	m := hmac.New(sha256.New, s.hostKey)
+	m.Write(bound)
+	return m.Sum(nil)
+}
+
+func encodeBody(key store.Key, v any) (body, bound []byte, err error) {
+	if body, err = encoding.Marshal(v); err != nil {
+		return nil, nil, fmt.Errorf("encoding a row: %w", err)
+	}
+	bound, err = bind(key, body)
+	return body, bound, err
+}
+
+func decodeBody[T any](body []byte) (T, error) {
+	var v T
+	err := decoding.Unmarshal(body, &v)
+	return v, err
+}

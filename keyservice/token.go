@@ -1,0 +1,129 @@
+package keyservice
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/store"
+)
+
+// token is a token as loaded: both rows, checked, with the versions a decision about it depends on.
+type token struct {
+	record
+	state   state
+	require []store.Require
+}
+
+// load reads and checks a token. An unknown serial gives an *Error, a row that fails its check a *tampered.
+func (s *Service) load(ctx context.Context, serial string) (token, error) {
+	items, err := s.Store.Get(ctx, recordKey(serial), stateRowKey(serial))
+	if err != nil {
+		return token{}, storeError(err)
+	}
+	if items[0].Version == 0 {
+		return token{}, &Error{Code: CodeTokenNotFound, Detail: "no token has this serial"}
+	}
+	r, err := s.unseal(ctx, items[0])
+	if err != nil {
+		return token{}, err
+	}
+	st, err := unmac[state](s, items[1], "token state")
+	if err != nil {
+		return token{}, err
+	}
+	if st.Revision != r.Revision || st.Schema != schema {
+		return token{}, &tampered{"token state", errors.New("record and state are not of the same revision")}
+	}
+	return token{record: r, state: st, require: requireItems(items)}, nil
+}
+
+func requireItems(items []store.Item) []store.Require {
+	require := make([]store.Require, len(items))
+	for i, it := range items {
+		require[i] = store.Require{Key: it.Key, Version: it.Version}
+	}
+	return require
+}
+
+// save makes the rows of a changed token: a new revision of the record, and the state that goes with it.
+func (s *Service) save(ctx context.Context, t token) (decision, error) {
+	t.Revision++
+	t.state.Revision = t.Revision
+	r, err := s.seal(ctx, t.record)
+	if err != nil {
+		return decision{}, err
+	}
+	st, err := s.mac(stateRowKey(t.Serial), t.state)
+	return decision{
+		change: store.Change{Require: t.require, Put: []store.Put{r, st}},
+		entry:  audit.Entry{Outcome: audit.Done, Revision: t.Revision, Next: t.state.Next, Commitment: t.commitment()},
+	}, err
+}
+
+// TokenView is what an issuer may see of a token; no secret is in it.
+type TokenView struct {
+	Serial    string
+	Class     string
+	Channel   string
+	Profile   string
+	Uses      []string
+	Status    Status
+	LastFour  string // of the subject
+	Drift     time.Duration
+	CreatedAt time.Time
+	DeviceID  string // empty before activation
+}
+
+// Token shows a token to an issuer.
+func (s *Service) Token(ctx context.Context, c authz.Caller, serial string) (TokenView, error) {
+	if err := s.authorise(ctx, c, authz.ReadToken, serial); err != nil {
+		return TokenView{}, err
+	}
+	if err := checkSerial(serial); err != nil {
+		return TokenView{}, err
+	}
+	var v TokenView
+	_, err := s.decide(ctx, c, authz.ReadToken, serial, func() (decision, error) {
+		t, err := s.load(ctx, serial)
+		if err != nil {
+			return notFound(err)
+		}
+		v, err = s.view(ctx, t)
+		return decision{change: store.Change{Require: t.require}, entry: audit.Entry{Outcome: audit.Done}}, err
+	})
+	if err != nil {
+		return TokenView{}, err
+	}
+	return v, nil
+}
+
+func (s *Service) view(ctx context.Context, t token) (TokenView, error) {
+	lastFour, err := s.HSM.Decrypt(ctx, lastFourAAD(t.Serial), t.LastFour)
+	if err != nil {
+		return TokenView{}, err
+	}
+	v := TokenView{
+		Serial: t.Serial, Class: t.Class, Channel: t.Channel, Profile: t.Profile, Uses: slices.Clone(t.Uses), Status: t.Status,
+		LastFour: string(lastFour), Drift: t.state.Drift, CreatedAt: time.UnixMilli(t.CreatedAt).UTC(),
+	}
+	if t.Device != nil {
+		v.DeviceID = t.Device.ID
+	}
+	return v, nil
+}
+
+// notFound turns an unknown serial into a decision, so that it is logged; other errors pass.
+func notFound(err error) (decision, error) {
+	var e *Error
+	if errors.As(err, &e) && e.Code == CodeTokenNotFound {
+		return refuse(e.Code, e.Detail), nil
+	}
+	return decision{}, err
+}
+
+// lastFourAAD binds an encrypted field to its token.
+func lastFourAAD(serial string) []byte { return []byte(serial + "/last-four") }
