@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ramzban/api/client"
+	"ramzban/api/wire"
+)
+
+func auditCommand() *cobra.Command {
+	return group("audit", "The auditor's view: what was decided, and whether the database still agrees",
+		auditEntriesCommand(), auditCompareCommand())
+}
+
+func auditEntriesCommand() *cobra.Command {
+	var o client.Options
+	var from uint64
+	var limit int
+	var serial string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "entries",
+		Short: "Print entries of the audit log",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			api, err := client.New(o)
+			if err != nil {
+				return err
+			}
+			defer api.Close()
+			answer, err := api.AuditEntries(c.Context(), from, limit)
+			if err != nil {
+				return fmt.Errorf("reading the audit log: %w", err)
+			}
+			return printEntries(c.OutOrStdout(), ofSerial(answer.Entries, serial), asJSON)
+		},
+	}
+	clientFlags(c, &o, "auditor")
+	f := c.Flags()
+	f.Uint64Var(&from, "from", 0, "the first entry's `INDEX`")
+	f.IntVar(&limit, "limit", 100, "at most `N` entries are read")
+	f.StringVar(&serial, "serial", "", "of these, print those of one token's `SERIAL`")
+	f.BoolVar(&asJSON, "json", false, "print JSON, one entry a line")
+	return c
+}
+
+func ofSerial(entries []wire.AuditEntry, serial string) []wire.AuditEntry {
+	if serial == "" {
+		return entries
+	}
+	var found []wire.AuditEntry
+	for _, e := range entries {
+		if e.Serial == serial {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// printEntries writes a table of 80 columns, or one JSON object a line.
+func printEntries(w io.Writer, entries []wire.AuditEntry, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, entries)
+	}
+	rows := []string{auditRow("INDEX", "TIME (UTC)", "ACTOR", "ACTION", "OUTCOME", "SERIAL")}
+	for _, e := range entries {
+		outcome := e.Outcome
+		if e.Reason != "" {
+			outcome += ": " + e.Reason
+		}
+		rows = append(rows, auditRow(fmt.Sprint(e.Index), e.Time.UTC().Format(time.DateTime), e.Actor, e.Action, outcome, e.Serial))
+	}
+	_, err := fmt.Fprintln(w, strings.Join(rows, "\n"))
+	return err
+}
+
+// auditRow puts what does not fit beside the rest on a second line.
+func auditRow(index, at, actor, action, outcome, serial string) string {
+	row := fmt.Sprintf("%6s %-19s %-14s %-17s %-12s", index, at, actor, action, serial)
+	if len(row)+1+len(outcome) <= 80 {
+		return strings.TrimRight(row+" "+outcome, " ")
+	}
+	return strings.TrimRight(row, " ") + "\n" + strings.Repeat(" ", 27) + outcome
+}
+
+func auditCompareCommand() *cobra.Command {
+	var o client.Options
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "compare",
+		Short: "Compare the database with the audit log; fails if an older row was put back",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			api, err := client.New(o)
+			if err != nil {
+				return err
+			}
+			defer api.Close()
+			answer, err := api.CompareAudit(c.Context())
+			if err != nil {
+				return fmt.Errorf("comparing the audit log: %w", err)
+			}
+			return printComparison(c.OutOrStdout(), answer.Discrepancies, asJSON)
+		},
+	}
+	clientFlags(c, &o, "auditor")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON, one discrepancy a line")
+	return c
+}
+
+func printComparison(w io.Writer, found []wire.Discrepancy, asJSON bool) error {
+	if asJSON {
+		if err := printJSON(w, found); err != nil {
+			return err
+		}
+	} else if err := printDiscrepancies(w, found); err != nil {
+		return err
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("the database is older than the audit log in %d places: suspend those tokens and find out who changed it", len(found))
+	}
+	return nil
+}
+
+func printDiscrepancies(w io.Writer, found []wire.Discrepancy) error {
+	if len(found) == 0 {
+		_, err := fmt.Fprintln(w, "the database agrees with the audit log")
+		return err
+	}
+	for _, d := range found {
+		if _, err := fmt.Fprintf(w, "%s  %s: the log says %d, the database %d\n", d.Serial, d.What, d.Logged, d.Stored); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printJSON[T any](w io.Writer, list []T) error {
+	enc := json.NewEncoder(w)
+	for _, v := range list {
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/api/wire"
+)
+
+func TestAuditFitsEightyColumns(t *testing.T) {
+	entries := []wire.AuditEntry{
+		{Index: 1842, Time: time.Unix(1700000000, 0), Actor: "core-banking", Action: "otp.verify", Outcome: "accepted", Serial: "402519938461"},
+		{Index: 1843, Time: time.Unix(1700000001, 0), Actor: "mobile-bank", Action: "token.renew-code", Outcome: "refused", Reason: "activation_code_exhausted", Serial: "402519938461"},
+	}
+	var out bytes.Buffer
+	require.NoError(t, printEntries(&out, entries, false))
+	for line := range strings.Lines(out.String()) {
+		require.LessOrEqual(t, len(strings.TrimRight(line, "\n")), 80, line)
+	}
+	for _, want := range []string{"1842", "2023-11-14 22:13:20", "core-banking", "otp.verify", "accepted", "refused: activation_code_exhausted"} {
+		require.Contains(t, out.String(), want)
+	}
+
+	out.Reset()
+	require.NoError(t, printEntries(&out, entries, true))
+	var first wire.AuditEntry
+	require.NoError(t, json.NewDecoder(&out).Decode(&first))
+	require.Equal(t, entries[0].Index, first.Index)
+}
+
+func TestComparisonFailsOnADiscrepancy(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, printComparison(&out, nil, false))
+	require.Contains(t, out.String(), "agrees")
+	found := []wire.Discrepancy{{Serial: "402519938461", What: "guess budget", Logged: 7, Stored: 3}}
+	require.ErrorContains(t, printComparison(&out, found, false), "1 place")
+	require.Contains(t, out.String(), "402519938461  guess budget: the log says 7, the database 3")
+}

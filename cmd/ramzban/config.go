@@ -1,0 +1,172 @@
+package main
+
+import (
+	"time"
+
+	"ramzban/keyservice"
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/seed"
+)
+
+// Config is the whole configuration of `ramzban serve`: one YAML file, read strictly, checked once, passed down.
+// `ramzban config example` prints it with a comment for every key.
+type Config struct {
+	// Node is this server's name in audit entries; every server of a bank has its own.
+	Node string `yaml:"node"`
+	// API is the listener the bank's systems call, always over mutual TLS.
+	API APIConfig `yaml:"api"`
+	// Operator is the listener for health, readiness and metrics.
+	Operator OperatorConfig `yaml:"operator"`
+	// HSM says which module and which of its tokens to use.
+	HSM HSMConfig `yaml:"hsm"`
+	// Store says where the database is.
+	Store StoreConfig `yaml:"store"`
+	// Profiles are the kinds of token that can be issued, by name, besides the shipped ones.
+	Profiles map[string]ProfileConfig `yaml:"profiles"`
+	// Uses are what a token's passwords may be good for; a token is connected to some of them.
+	Uses []string `yaml:"uses"`
+	// Guessing bounds how often a customer's passwords may be guessed.
+	Guessing GuessingConfig `yaml:"guessing"`
+	// Clients maps certificates to named clients and persons and their roles. Who is not here may do nothing.
+	Clients []ClientConfig `yaml:"clients"`
+	// Log says what is logged, and how.
+	Log LogConfig `yaml:"log"`
+	// Timeouts bound how long things may take.
+	Timeouts TimeoutsConfig `yaml:"timeouts"`
+}
+
+// APIConfig is the API listener.
+type APIConfig struct {
+	// Listen is the address and port of the API.
+	Listen string `yaml:"listen"`
+	// Certificate is the server's certificate with its chain, a PEM file.
+	Certificate string `yaml:"certificate"`
+	// Key is the private key of Certificate, a PEM file only the service's user can read.
+	Key string `yaml:"key"`
+	// ClientCA holds the CA certificates that client certificates must come from, a PEM file.
+	ClientCA string `yaml:"client_ca"`
+}
+
+// OperatorConfig is the operator listener: /healthz, /readyz and /metrics.
+type OperatorConfig struct {
+	// Listen is its address and port. Without TLS it must be a loopback address.
+	Listen string `yaml:"listen"`
+	// TLS asks for the API's certificate, and for client certificates with the operator role.
+	TLS bool `yaml:"tls"`
+}
+
+// HSMConfig is one token of one PKCS#11 module.
+type HSMConfig struct {
+	// Module is the vendor's PKCS#11 library, a shared object.
+	Module string `yaml:"module"`
+	// Token is the label of the PKCS#11 token that holds the keys. Slots are never chosen by number: those change.
+	Token string `yaml:"token"`
+	// PINFile holds the user PIN on one line; only the service's user may read it. Give this or PINEnv.
+	PINFile string `yaml:"pin_file,omitempty"`
+	// PINEnv names the environment variable that holds the user PIN. Give this or PINFile.
+	PINEnv string `yaml:"pin_env,omitempty"`
+	// Profile names what is special about this HSM product.
+	Profile string `yaml:"profile"`
+	// Sessions is how many sessions are used at once.
+	Sessions int `yaml:"sessions"`
+	// OwnerSessions is how many further sessions own the seeds in use.
+	OwnerSessions int `yaml:"owner_sessions"`
+	// SeedCache is how many seeds are kept unwrapped inside the HSM, ready for the next password.
+	SeedCache int `yaml:"seed_cache"`
+	// KnownAnswerFile holds the known answer of the key ceremony, which proves at every start that the keys are the right ones.
+	KnownAnswerFile string `yaml:"known_answer_file"`
+	// Environment variables that the module wants, set before it is loaded.
+	Environment map[string]string `yaml:"environment,omitempty"`
+}
+
+// StoreConfig is the database: one engine.
+type StoreConfig struct {
+	// Badger is the embedded engine, for one node.
+	Badger BadgerConfig `yaml:"badger"`
+}
+
+// BadgerConfig is the embedded engine's database.
+type BadgerConfig struct {
+	// Dir is the database's folder.
+	Dir string `yaml:"dir"`
+	// Reserve is how much space of that disk is left free; below it changes are refused.
+	Reserve Size `yaml:"reserve"`
+}
+
+// ProfileConfig is an otp.Policy as written in the file.
+type ProfileConfig struct {
+	// Type is totp (RFC 6238) or hotp (RFC 4226).
+	Type otp.Type `yaml:"type"`
+	// Hash is SHA1, SHA256 or SHA512.
+	Hash HashName `yaml:"hash"`
+	// Digits is the length of a password: 6 to 8.
+	Digits int `yaml:"digits"`
+	// Period is the length of a time step; totp only.
+	Period Duration `yaml:"period,omitempty"`
+	// Validity is how long a password is good, from the beginning of its time step; totp only.
+	Validity Duration `yaml:"validity,omitempty"`
+	// DriftSearch is how far either side of its learnt drift a phone's clock is looked for; totp only.
+	DriftSearch Duration `yaml:"drift_search,omitempty"`
+	// DriftBound is the most a phone's clock may ever be off; totp only.
+	DriftBound Duration `yaml:"drift_bound,omitempty"`
+	// LookAhead is how many counters beyond the next one are tried; hotp only.
+	LookAhead uint64 `yaml:"look_ahead,omitempty"`
+}
+
+// Policy returns the profile as the key service takes it.
+func (p ProfileConfig) Policy() otp.Policy {
+	return otp.Policy{
+		Type: p.Type, Hash: seed.Hash(p.Hash), Digits: p.Digits,
+		Period: time.Duration(p.Period), Validity: time.Duration(p.Validity),
+		DriftSearch: time.Duration(p.DriftSearch), DriftBound: time.Duration(p.DriftBound),
+		LookAhead: p.LookAhead,
+	}
+}
+
+// GuessingConfig is one budget per customer and use, over all of the customer's tokens.
+type GuessingConfig struct {
+	// FreeMisses is how many wrong passwords in a row cause no delay.
+	FreeMisses int `yaml:"free_misses"`
+	// BaseDelay is the delay after one more; it doubles with each further one.
+	BaseDelay Duration `yaml:"base_delay"`
+	// MaxDelay is the longest delay.
+	MaxDelay Duration `yaml:"max_delay"`
+	// WindowDays is the length of the window in which wrong passwords are counted, in days.
+	WindowDays int `yaml:"window_days"`
+	// MaxMisses is how many wrong passwords within the window lock the customer's use; at most 100 (NIST SP 800-63B).
+	MaxMisses int `yaml:"max_misses"`
+}
+
+// Limits returns the budget as the key service takes it.
+func (g GuessingConfig) Limits() keyservice.GuessLimits {
+	return keyservice.GuessLimits{
+		FreeMisses: g.FreeMisses, BaseDelay: time.Duration(g.BaseDelay), MaxDelay: time.Duration(g.MaxDelay),
+		WindowDays: g.WindowDays, MaxMisses: g.MaxMisses,
+	}
+}
+
+// ClientConfig is one client system or person.
+type ClientConfig struct {
+	// Name is who it is in audit entries.
+	Name string `yaml:"name"`
+	// Certificates are the names in its certificates: the URI SAN if there is one, else the common name.
+	Certificates []string `yaml:"certificates"`
+	// Roles are issuer, activator, courier, verifier, officer, auditor, operator.
+	Roles []string `yaml:"roles"`
+}
+
+// LogConfig is the log, written to standard error.
+type LogConfig struct {
+	// Level is debug, info, warn or error.
+	Level string `yaml:"level"`
+	// Format is json or text.
+	Format string `yaml:"format"`
+}
+
+// TimeoutsConfig bounds how long things may take.
+type TimeoutsConfig struct {
+	// Request is how long one request may take.
+	Request Duration `yaml:"request"`
+	// Shutdown is how long requests under way are waited for when the service is told to stop.
+	Shutdown Duration `yaml:"shutdown"`
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ramzban/keyservice/authz"
+)
+
+// keyError is a wrong value of one configuration key.
+type keyError struct{ key, what string }
+
+func (e *keyError) Error() string { return e.key + ": " + e.what }
+
+func wrong(key, format string, a ...any) error {
+	return &keyError{key: key, what: fmt.Sprintf(format, a...)}
+}
+
+// Validate checks everything that can be checked without opening a file, a port or the HSM. Its errors name the key.
+func (c Config) Validate() error {
+	checks := []func() error{c.checkAddresses, c.checkPaths, c.checkHSM, c.checkProfiles, c.checkUses, c.checkGuessing,
+		c.checkClients, c.checkLog, c.checkTimeouts}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c Config) checkAddresses() error {
+	if c.Node == "" {
+		return wrong("node", "name this server")
+	}
+	for key, listen := range map[string]string{"api.listen": c.API.Listen, "operator.listen": c.Operator.Listen} {
+		_, port, err := net.SplitHostPort(listen)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+			return wrong(key, "give an address and port such as 127.0.0.1:8443")
+		}
+	}
+	if !c.Operator.TLS && !isLoopback(c.Operator.Listen) {
+		return wrong("operator.listen", "is not a loopback address: set operator.tls to true")
+	}
+	return nil
+}
+
+func isLoopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+func (c Config) checkPaths() error {
+	for _, p := range []struct{ key, value string }{
+		{"api.certificate", c.API.Certificate}, {"api.key", c.API.Key}, {"api.client_ca", c.API.ClientCA},
+		{"hsm.module", c.HSM.Module}, {"hsm.token", c.HSM.Token}, {"hsm.profile", c.HSM.Profile},
+		{"hsm.known_answer_file", c.HSM.KnownAnswerFile}, {"store.badger.dir", c.Store.Badger.Dir},
+	} {
+		if p.value == "" {
+			return wrong(p.key, "must not be empty")
+		}
+	}
+	return nil
+}
+
+func (c Config) checkHSM() error {
+	if (c.HSM.PINFile == "") == (c.HSM.PINEnv == "") {
+		return wrong("hsm.pin_file", "give either hsm.pin_file or hsm.pin_env")
+	}
+	for _, n := range []struct {
+		key             string
+		value, min, max int
+	}{
+		{"hsm.sessions", c.HSM.Sessions, 1, 1024},
+		{"hsm.owner_sessions", c.HSM.OwnerSessions, 1, 64},
+		{"hsm.seed_cache", c.HSM.SeedCache, 1, 10_000_000},
+	} {
+		if n.value < n.min || n.value > n.max {
+			return wrong(n.key, "must be between %d and %d, not %d", n.min, n.max, n.value)
+		}
+	}
+	return nil
+}
+
+func (c Config) checkProfiles() error {
+	for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
+		if err := c.Profiles[name].Policy().Validate(); err != nil {
+			return wrong("profiles."+name, "%v", err)
+		}
+	}
+	return nil
+}
+
+func (c Config) checkUses() error {
+	if len(c.Uses) == 0 {
+		return wrong("uses", "name at least one")
+	}
+	for _, u := range c.Uses {
+		if u == "" || len(u) > 64 || strings.ContainsFunc(u, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return wrong("uses", "%q is not a name of 1 to 64 printable ASCII characters without spaces", u)
+		}
+	}
+	return nil
+}
+
+func (c Config) checkGuessing() error {
+	if err := c.Guessing.Limits().Validate(); err != nil {
+		return wrong("guessing", "%v", err)
+	}
+	return nil
+}
+
+func (c Config) checkClients() error {
+	if len(c.Clients) == 0 {
+		return wrong("clients", "name at least one: without it nobody may do anything")
+	}
+	for i, client := range c.Clients {
+		if len(client.Roles) == 0 {
+			return wrong(fmt.Sprintf("clients[%d].roles", i), "give at least one of %v", authz.Roles())
+		}
+	}
+	_, err := c.directory()
+	return err
+}
+
+// directory returns who may do what.
+func (c Config) directory() (*authz.Directory, error) {
+	clients := make([]authz.Client, len(c.Clients))
+	for i, client := range c.Clients {
+		clients[i] = authz.Client{Name: client.Name, Certificates: client.Certificates}
+		for _, r := range client.Roles {
+			clients[i].Roles = append(clients[i].Roles, authz.Role(r))
+		}
+	}
+	d, err := authz.NewDirectory(clients)
+	if err != nil {
+		return nil, wrong("clients", "%v", err)
+	}
+	return d, nil
+}
+
+func (c Config) checkLog() error {
+	if _, err := c.Log.level(); err != nil {
+		return err
+	}
+	if c.Log.Format != "json" && c.Log.Format != "text" {
+		return wrong("log.format", "must be json or text")
+	}
+	return nil
+}
+
+func (l LogConfig) level() (slog.Level, error) {
+	levels := map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}
+	level, known := levels[l.Level]
+	if !known {
+		return 0, wrong("log.level", "must be debug, info, warn or error")
+	}
+	return level, nil
+}
+
+func (c Config) checkTimeouts() error {
+	for key, d := range map[string]Duration{"timeouts.request": c.Timeouts.Request, "timeouts.shutdown": c.Timeouts.Shutdown} {
+		if t := time.Duration(d); t < time.Second || t > 5*time.Minute {
+			return wrong(key, "must be between 1s and 300s, not %v", d)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/seed"
+)
+
+// DefaultConfig returns what holds where the file says nothing. Clients have no default: who is not named may do nothing.
+func DefaultConfig() Config {
+	return Config{
+		Node: "ramzban-1",
+		API: APIConfig{
+			Listen:      "127.0.0.1:8443",
+			Certificate: "/etc/ramzban/tls/server.crt",
+			Key:         "/etc/ramzban/tls/server.key",
+			ClientCA:    "/etc/ramzban/tls/client-ca.crt",
+		},
+		Operator: OperatorConfig{Listen: "127.0.0.1:9090"},
+		HSM: HSMConfig{
+			Module: "/usr/lib/softhsm/libsofthsm2.so", Token: "ramzban", PINFile: "/etc/ramzban/hsm.pin",
+			Profile: "softhsm", Sessions: 8, OwnerSessions: 2, SeedCache: 10_000,
+			KnownAnswerFile: "/etc/ramzban/known-answer",
+		},
+		Store:    StoreConfig{Badger: BadgerConfig{Dir: "/var/lib/ramzban/badger", Reserve: 512 << 20}},
+		Profiles: shippedProfiles(),
+		Uses:     []string{"second-pin", "first-pin", "account-pin", "login"},
+		Guessing: GuessingConfig{
+			FreeMisses: 3, BaseDelay: seconds(30), MaxDelay: seconds(3600), WindowDays: 30, MaxMisses: 100,
+		},
+		Log:      LogConfig{Level: "info", Format: "json"},
+		Timeouts: TimeoutsConfig{Request: seconds(5), Shutdown: seconds(20)},
+	}
+}
+
+func seconds(n int) Duration { return Duration(time.Duration(n) * time.Second) }
+
+// shippedProfiles are there without being configured; a profile of the same name in the file replaces one.
+func shippedProfiles() map[string]ProfileConfig {
+	sha1 := HashName(seed.SHA1)
+	return map[string]ProfileConfig{
+		"offline-60": {Type: otp.TOTP, Hash: sha1, Digits: 6,
+			Period: seconds(60), Validity: seconds(60), DriftSearch: seconds(60), DriftBound: seconds(180)},
+		"offline-120": {Type: otp.TOTP, Hash: sha1, Digits: 6,
+			Period: seconds(120), Validity: seconds(120), DriftSearch: seconds(120), DriftBound: seconds(240)},
+		"counter-6": {Type: otp.HOTP, Hash: sha1, Digits: 6, LookAhead: 10},
+	}
+}
+
+// LoadConfig reads and checks a configuration file. Its errors name the file, and the key or line that is wrong.
+func LoadConfig(path string) (Config, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w: name an existing file with --config", err)
+	}
+	c, err := parseConfig(b)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	if err := c.Validate(); err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// parseConfig reads one YAML document over the defaults. Unknown and repeated keys are errors.
+func parseConfig(b []byte) (Config, error) {
+	c := DefaultConfig()
+	d := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
+	if err := d.Decode(&c); err != nil {
+		return Config{}, decodeError(err)
+	}
+	if err := d.Decode(&Config{}); !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("more than one YAML document: leave one")
+	}
+	profiles := shippedProfiles()
+	maps.Copy(profiles, c.Profiles)
+	c.Profiles = profiles
+	return c, nil
+}
+
+// decodeError puts a YAML error on one line with its line number, without the source: that may hold a secret in a
+// wrong place.
+func decodeError(err error) error {
+	var y yaml.Error
+	var l *lineError
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("the file is empty: `ramzban config example` prints one to begin with")
+	case errors.As(err, &l):
+		return l
+	case errors.As(err, &y) && y.GetToken() != nil:
+		return &lineError{line: y.GetToken().Position.Line,
+			what: y.GetMessage() + ": `ramzban config example` shows every key"}
+	}
+	return fmt.Errorf("%w: `ramzban config example` shows every key", err)
+}

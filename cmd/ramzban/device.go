@@ -1,0 +1,110 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ramzban/keyservice/otp"
+)
+
+func deviceCommand() *cobra.Command {
+	return group("device", "The reference phone: activates a token and makes its passwords offline",
+		deviceNewCommand(), devicePublicKeyCommand(), deviceActivateCommand(), deviceOTPCommand())
+}
+
+func deviceNewCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "new --dir DIR",
+		Short: "Make a phone: a folder with a new RSA key; never replaces one",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			p, err := newPhone(dir)
+			if err != nil {
+				return err
+			}
+			return printPublicKey(c.OutOrStdout(), p)
+		},
+	}
+	dirFlag(c, &dir)
+	return c
+}
+
+func devicePublicKeyCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "public-key --dir DIR",
+		Short: "Print the phone's public key, and its SHA-256 for an issuer who pins it",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			p, err := openPhone(dir)
+			if err != nil {
+				return err
+			}
+			return printPublicKey(c.OutOrStdout(), p)
+		},
+	}
+	dirFlag(c, &dir)
+	return c
+}
+
+func printPublicKey(w io.Writer, p phone) error {
+	der, err := p.publicKey()
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(der)
+	_, err = fmt.Fprintf(w, "public_key        %s\ndevice_key_sha256 %s\n",
+		base64.StdEncoding.EncodeToString(der), hex.EncodeToString(sum[:]))
+	return err
+}
+
+func deviceOTPCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "otp --dir DIR",
+		Short: "Make a password, offline",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			p, err := openPhone(dir)
+			if err != nil {
+				return err
+			}
+			return showPassword(c.OutOrStdout(), p, time.Now())
+		},
+	}
+	dirFlag(c, &dir)
+	return c
+}
+
+// showPassword saves a counter before it shows its password: a password shown twice would be refused the second time.
+func showPassword(w io.Writer, p phone, now time.Time) error {
+	t, err := p.token()
+	if err != nil {
+		return err
+	}
+	if !t.Confirmed {
+		return fmt.Errorf("phone: its token is not confirmed yet: run `ramzban device activate` again")
+	}
+	password, after, err := t.next(now)
+	if err != nil {
+		return err
+	}
+	if t.Type == otp.HOTP {
+		if err := p.save(after); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintln(w, password.Reveal())
+	return err
+}
+
+func dirFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "dir", "phone", "the phone's folder, `DIR`")
+}

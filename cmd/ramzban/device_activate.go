@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ramzban/api/client"
+	"ramzban/api/wire"
+	"ramzban/keyservice/seed"
+)
+
+// The environment variables that may hold what must not stand in a command line, where every user of the host sees it.
+const (
+	subjectEnv = "RAMZBAN_SUBJECT"
+	codeEnv    = "RAMZBAN_ACTIVATION_CODE"
+)
+
+// activation is what a customer types into the phone, and what the phone adds.
+type activation struct {
+	serial   string
+	subject  seed.Subject
+	code     seed.Code
+	deviceID string
+	channel  string
+}
+
+func deviceActivateCommand() *cobra.Command {
+	var dir string
+	var o client.Options
+	var a activation
+	c := &cobra.Command{
+		Use:   "activate --dir DIR --serial SERIAL",
+		Short: "Activate a token on this phone, through the mobile-bank backend's certificate",
+		Long: "Activates a token on this phone and proves to the service that the phone has its seed. Speaks to the\n" +
+			"service as the mobile-bank backend would. The card number and the activation code are read from\n" +
+			subjectEnv + " and " + codeEnv + ", or as two lines from standard input (an empty\n" +
+			"first line for an account token without a number). Run it again if the answer was lost.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := readSecrets(&a, c.InOrStdin(), c.ErrOrStderr()); err != nil {
+				return err
+			}
+			return runActivate(c.Context(), c.OutOrStdout(), dir, o, a)
+		},
+	}
+	dirFlag(c, &dir)
+	clientFlags(c, &o, "mobile-bank")
+	f := c.Flags()
+	f.StringVar(&a.serial, "serial", "", "the token's `SERIAL`, from the customer's receipt")
+	f.StringVar(&a.deviceID, "device-id", "reference-phone", "the bank's name for the device, `ID`")
+	f.StringVar(&a.channel, "channel", "app", "app or pwa, `CHANNEL`")
+	return c
+}
+
+// clientFlags asks where the service is and who calls; the defaults are those of `ramzban dev run`.
+func clientFlags(c *cobra.Command, o *client.Options, name string) {
+	f := c.Flags()
+	f.StringVar(&o.BaseURL, "url", "https://127.0.0.1:8443", "the service's `URL`")
+	f.StringVar(&o.CAFile, "ca", "var/dev/pki/ca.crt", "`FILE` with the CA of the service's certificate")
+	f.StringVar(&o.CertFile, "cert", "var/dev/pki/"+name+".crt", "`FILE` with the caller's certificate")
+	f.StringVar(&o.KeyFile, "key", "var/dev/pki/"+name+".key", "`FILE` with its private key")
+}
+
+// readSecrets takes each secret from the environment, else from the next line of in.
+func readSecrets(a *activation, in io.Reader, prompt io.Writer) error {
+	lines := bufio.NewScanner(io.LimitReader(in, 4096))
+	read := func(env, name string) (string, error) {
+		if v, set := os.LookupEnv(env); set {
+			return strings.TrimSpace(v), nil
+		}
+		if _, err := fmt.Fprintf(prompt, "%s: ", name); err != nil {
+			return "", err
+		}
+		if !lines.Scan() {
+			return "", fmt.Errorf("no %s given: type it, or set %s", strings.ToLower(name), env)
+		}
+		return strings.TrimSpace(lines.Text()), nil
+	}
+	subject, err := read(subjectEnv, "Card number or account")
+	if err != nil {
+		return err
+	}
+	code, err := read(codeEnv, "Activation code")
+	if err != nil {
+		return err
+	}
+	a.subject, a.code = seed.NewSubject(subject), seed.NewCode(code)
+	return nil
+}
+
+func runActivate(ctx context.Context, w io.Writer, dir string, o client.Options, a activation) error {
+	p, err := openPhone(dir)
+	if err != nil {
+		return err
+	}
+	api, err := client.New(o)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	t, err := p.activate(ctx, api, a)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "token %s is active on this phone: make a password with `ramzban device otp`\n", t.Serial)
+	return err
+}
+
+// activate asks for the seed, keeps it, and proves that it has it. A phone whose answer was lost may do all of it again.
+func (p phone) activate(ctx context.Context, api *client.Client, a activation) (phoneToken, error) {
+	if t, err := p.token(); err == nil && t.Confirmed {
+		return phoneToken{}, fmt.Errorf("phone: it holds the token %s already: use another folder for another token", t.Serial)
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return phoneToken{}, err
+	}
+	der, err := p.publicKey()
+	if err != nil {
+		return phoneToken{}, err
+	}
+	answer, err := api.Activate(ctx, a.serial, wire.ActivationRequest{
+		Subject: a.subject.Reveal(), ActivationCode: a.code.Reveal(),
+		Device: wire.Device{ID: a.deviceID, Channel: a.channel, PublicKey: der},
+	})
+	if err != nil {
+		return phoneToken{}, fmt.Errorf("activation: %w", err)
+	}
+	t, err := p.unwrap(answer)
+	if err != nil {
+		return phoneToken{}, err
+	}
+	return p.confirm(ctx, api, t, der)
+}
+
+func (p phone) confirm(ctx context.Context, api *client.Client, t phoneToken, publicKey []byte) (phoneToken, error) {
+	if err := p.save(t); err != nil {
+		return phoneToken{}, err
+	}
+	proof, err := t.proof(publicKey)
+	if err != nil {
+		return phoneToken{}, err
+	}
+	if _, err := api.Confirm(ctx, t.Serial, wire.ConfirmationRequest{Proof: proof}); err != nil {
+		return phoneToken{}, fmt.Errorf("confirmation: %w: run `ramzban device activate` again", err)
+	}
+	t.Confirmed = true
+	return t, p.save(t)
+}
