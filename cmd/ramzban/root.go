@@ -9,18 +9,12 @@ import (
 
 // rootCommand joins the subcommands. Errors are printed by main alone, on one line and without the usage text.
 func rootCommand() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "ramzban",
-		Short:         "Hardware-backed OTP key service for banks",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
+	root := group("ramzban", "Hardware-backed OTP key service for banks",
+		configCommand(), deviceCommand(), auditCommand(), versionCommand())
+	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())
 	})
-	root.AddCommand(configCommand(), deviceCommand(), auditCommand(), versionCommand())
 	return root
 }
 
@@ -29,6 +23,7 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
 		Use:   use,
 		Short: short,
+		Args:  cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return fmt.Errorf("unknown command %q: see `%s --help`", args[0], c.CommandPath())

@@ -1,0 +1,53 @@
+# Ramzban: `make` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help tools build demo run test test-long check bench dev-packages test-packages
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+RAMZBAN := bin/ramzban
+# Packages whose tests race goroutines inside the test process; those of cmd drive the real binary instead.
+RACED := ./api/... ./hsm/... ./keyservice/... ./softhsm/...
+
+help: tools ## What there is
+	@echo 'Ramzban, a hardware-backed OTP key service. Targets:'
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+tools:
+	@.ci/go-version
+
+dev-packages: tools
+	@.ci/need softhsm2-util=softhsm2
+
+test-packages: dev-packages
+	@.ci/need pkcs11-tool=opensc oathtool=oathtool pskctool=pskctool openssl=openssl jq=jq curl=curl \
+	  mkfs.ext4=e2fsprogs mount=mount
+
+build: tools ## Build bin/ramzban
+	@go build -trimpath -o $(RAMZBAN) ./cmd/ramzban
+
+demo: dev-packages build ## Show a token from enrolment to a refused second use, then end
+	@$(RAMZBAN) dev demo
+
+run: dev-packages build ## Run the service for development: 127.0.0.1:8443, state and certificates in var/dev
+	@exec $(RAMZBAN) dev run
+
+test: test-packages ## Run all tests
+	go test -race -count=1 $(RACED)
+	go test -count=1 ./cmd/...
+
+test-long: test-packages ## Run all tests in their long form: kill loops, power cuts, large scans
+	RAMZBAN_TEST_LONG=1 go test -race -count=1 -timeout 2h $(RACED)
+	RAMZBAN_TEST_LONG=1 go test -count=1 -timeout 2h ./cmd/...
+
+check: test-packages ## Format, vet, staticcheck, tidy go.mod, brief fuzzing, all tests with -race
+	@unformatted=$$(gofmt -l api cmd hsm keyservice softhsm); \
+	  [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go mod tidy -diff
+	.ci/fuzz 5
+	go test -race -count=1 ./...
+
+bench: test-packages ## Measure, each beside the raw figure of the same run
+	go test -p 1 -run '^$$' -bench . ./...
