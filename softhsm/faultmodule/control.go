@@ -37,7 +37,7 @@ type Stats struct {
 	Sessions       uint64 // sessions open now
 	SessionObjects uint64 // session objects that exist now
 	SharedSessions uint64 // a fault of the application: calls on a session in which another call was running
-	EarlyFinalizes uint64 // a fault of the application: C_Finalize while another call was running
+	EarlyFinalizes uint64 // a fault of the application: C_Finalize while another call was running; refused
 }
 
 // New puts a fault module and its control file into dir (which must exist and be private to one test). It forwards to

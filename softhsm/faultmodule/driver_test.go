@@ -38,8 +38,17 @@ type answer struct {
 
 func (d *driver) do(command, text string, numbers ...any) answer {
 	d.t.Helper()
+	d.send(command, text, numbers...)
+	return d.receive()
+}
+
+func (d *driver) send(command, text string, numbers ...any) {
 	fmt.Fprintln(d.in, append([]any{command, text}, numbers...)...)
-	require.True(d.t, d.out.Scan(), "the driver ended at %s", command)
+}
+
+func (d *driver) receive() answer {
+	d.t.Helper()
+	require.True(d.t, d.out.Scan(), "the driver ended")
 	var a answer
 	_, err := fmt.Sscanf(d.out.Text(), "%x %d %s", &a.rv, &a.value, &a.bytes)
 	require.NoError(d.t, err)

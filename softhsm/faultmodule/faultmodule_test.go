@@ -13,9 +13,9 @@ import (
 
 // CKR codes.
 const (
+	generalError    = 0x05
 	deviceError     = 0x30
 	deviceRemoved   = 0x32
-	keyInvalid      = 0x60
 	objectInvalid   = 0x82
 	operationActive = 0x90
 	sessionCount    = 0xb1
@@ -220,27 +220,50 @@ func TestDelayHoldsCallsUntilItIsTakenBack(t *testing.T) {
 	d.must("random", "-", s)
 	require.GreaterOrEqual(t, time.Since(start), 30*time.Millisecond)
 
-	c.Delay(time.Hour, faultmodule.GenerateRandom)
-	d.must("start", "-", s)
+	hold(t, d, c, s)
 	c.Delay(0)
 	d.must("join", "-")
 }
 
-func TestMisuseByTheApplicationIsCounted(t *testing.T) {
+// hold starts a call in another thread of the driver and returns when it hangs in the module.
+func hold(t *testing.T, d *driver, c *faultmodule.Control, session uint64) {
+	t.Helper()
+	c.Delay(time.Hour, faultmodule.GenerateRandom)
+	before := c.Calls(faultmodule.GenerateRandom)
+	d.must("start", "-", session)
+	eventually(t, func() bool { return c.Calls(faultmodule.GenerateRandom) == before+1 })
+}
+
+func eventually(t *testing.T, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, 10*time.Second, time.Millisecond)
+}
+
+func TestTwoCallsInOneSessionAreCountedAndSerialised(t *testing.T) {
 	d, c := setup(t)
 	s := d.begin()
 	key := d.must("create", "a", s, 0xaa, 0)
-	c.Delay(time.Hour, faultmodule.GenerateRandom)
-	d.must("start", "-", s)
-	require.Eventually(t, func() bool { return c.Calls(faultmodule.GenerateRandom) == 1 }, 10*time.Second, time.Millisecond)
+	hold(t, d, c, s)
 	require.Zero(t, c.Stats().SharedSessions)
-	d.signsWith(0xaa, s, key)
-	require.Positive(t, c.Stats().SharedSessions)
-	require.Zero(t, c.Stats().EarlyFinalizes)
-	d.must("finalize", "-")
+	d.send("destroy", "-", s, key)
+	eventually(t, func() bool { return c.Stats().SharedSessions == 1 })
+	require.EqualValues(t, 1, c.Stats().SessionObjects)
+	c.Delay(0)
+	require.Zero(t, d.receive().rv)
+	d.must("join", "-")
+	require.Zero(t, c.Stats().SessionObjects)
+}
+
+func TestFinaliseUnderARunningCallIsCountedAndRefused(t *testing.T) {
+	d, c := setup(t)
+	s := d.begin()
+	hold(t, d, c, s)
+	d.refused(generalError, "finalize", "-")
 	require.EqualValues(t, 1, c.Stats().EarlyFinalizes)
 	c.Delay(0)
-	d.refused(notInitialized, "join", "-")
+	d.must("join", "-")
+	d.must("finalize", "-")
+	require.EqualValues(t, 1, c.Stats().EarlyFinalizes)
 }
 
 // pkcs11-tool knows nothing of this project: it finds the token, logs in and reads random bytes through the module.

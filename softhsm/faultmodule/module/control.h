@@ -39,7 +39,7 @@ struct control {
     word sessions;         /* open now */
     word session_objects;  /* session objects that exist now */
     word shared_sessions;  /* fault of the application: a call on a session in which another call was running */
-    word early_finalizes;  /* fault of the application: C_Finalize while another call was running */
+    word early_finalizes;  /* fault of the application: C_Finalize while another call was running; refused */
     struct function functions[FUNCTION_COUNT];
 };
 

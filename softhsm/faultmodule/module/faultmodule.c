@@ -5,7 +5,8 @@
  *   - session and object handles are small numbers, and a number that becomes free goes to the very next session or
  *     object, also after C_Finalize and C_Initialize: a stale handle means another object;
  *   - slot numbers change with every C_Initialize: a token must be found by its label or serial number;
- *   - a session that two threads use at once, and a C_Finalize while calls are running, are counted.
+ *   - a session that two threads use at once, and a C_Finalize while calls are running, are counted; the first are
+ *     serialised and the second refused, because the real module may crash on either.
  * Handles inside mechanism parameters are not translated.
  *
  * Build: cc -shared -fPIC -pthread -fvisibility=hidden -o faultmodule.so faultmodule.c */
@@ -64,14 +65,16 @@ static CK_RV C_Initialize(void *args)
     return end(&call, rv);
 }
 
+/* Refused while other calls run: the real module may crash. */
 static CK_RV C_Finalize(void *reserved)
 {
     struct call call;
     CK_RV rv = CKR_OK;
     if (begin(&call, N_C_Finalize, 0, false)) {
-        if (atomic_load(&in_flight) > 1)
+        if (atomic_load(&in_flight) > 1) {
             atomic_fetch_add(&control->early_finalizes, 1);
-        if ((rv = real->C_Finalize(reserved)) == CKR_OK) {
+            rv = CKR_GENERAL_ERROR;
+        } else if ((rv = real->C_Finalize(reserved)) == CKR_OK) {
             pthread_mutex_lock(&tables_lock);
             forget_all_locked(&objects);
             forget_all_locked(&sessions);
@@ -122,9 +125,12 @@ static CK_RV C_CloseSession(CK_SESSION s)
 {
     struct call call;
     CK_RV rv = CKR_OK;
-    if (begin(&call, N_C_CloseSession, s, false) && (rv = real->C_CloseSession(SES(s))) == CKR_OK) {
+    if (begin(&call, N_C_CloseSession, s, false)) {
+        CK_SESSION handle = SES(s);
+        rv = real->C_CloseSession(handle);
         pthread_mutex_lock(&tables_lock);
-        forget_session_locked(s);
+        if (rv == CKR_OK && SES(s) == handle) /* not yet lost and given to another */
+            forget_session_locked(s);
         pthread_mutex_unlock(&tables_lock);
     }
     return end(&call, rv);
@@ -219,9 +225,12 @@ static CK_RV C_DestroyObject(CK_SESSION s, CK_OBJECT o)
 {
     struct call call;
     CK_RV rv = CKR_OK;
-    if (begin(&call, N_C_DestroyObject, s, true) && (rv = real->C_DestroyObject(SES(s), OBJ(o))) == CKR_OK) {
+    if (begin(&call, N_C_DestroyObject, s, true)) {
+        CK_OBJECT handle = OBJ(o);
+        rv = real->C_DestroyObject(SES(s), handle);
         pthread_mutex_lock(&tables_lock);
-        forget_locked(&objects, o);
+        if (rv == CKR_OK && OBJ(o) == handle) /* not yet lost and given to another */
+            forget_locked(&objects, o);
         pthread_mutex_unlock(&tables_lock);
     }
     return end(&call, rv);

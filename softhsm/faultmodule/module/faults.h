@@ -92,6 +92,17 @@ struct call {
     CK_RV fault;        /* what to answer instead; CKR_OK = nothing */
 };
 
+/* Two calls in one session are the application's fault: counted, then made one after the other, since the real module
+ * may crash on them. */
+static void enter_session(CK_SESSION s)
+{
+    if (!atomic_exchange(&session_busy[s], true))
+        return;
+    atomic_fetch_add(&control->shared_sessions, 1);
+    while (atomic_exchange(&session_busy[s], true))
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+}
+
 /* Counts the call, waits, and chooses its fault. False: answer call->fault at once, without the real function. */
 static bool begin(struct call *call, int number, CK_SESSION s, bool needs_login)
 {
@@ -104,8 +115,8 @@ static bool begin(struct call *call, int number, CK_SESSION s, bool needs_login)
     }
     struct function *f = &control->functions[number];
     atomic_fetch_add(&f->calls, 1);
-    if (call->session && atomic_exchange(&session_busy[call->session], true))
-        atomic_fetch_add(&control->shared_sessions, 1);
+    if (call->session)
+        enter_session(call->session);
     obey();
     wait_out(f);
 
