@@ -21,6 +21,12 @@ var (
 	ErrNoSpace = errors.New("store: free space on the database's disk is below its reserve")
 )
 
+// Limits of every engine, in bytes. A change beyond them, or too large for one of the engine's transactions, is ErrFailed.
+const (
+	MaxKey   = 1 << 10
+	MaxValue = 1 << 18 // also of an audit entry
+)
+
 // Key names one row. It is binary-safe and ordered bytewise. Keys that begin with a zero byte belong to the engine.
 type Key string
 

@@ -1,0 +1,119 @@
+package badgerstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	badger "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// The sizes Badger runs with.
+const (
+	memTableSize   = 16 << 20 // of a memtable and its log; a batch may take 15% of it
+	memTables      = 3        // waiting to be flushed, besides the one being filled: at most 4 × 21 MiB of heap
+	levelZero      = 4        // tables at level 0 that start a compaction
+	levelZeroStall = 8        // and that make commits wait for it
+	compactors     = 3        // the third one also cleans the last level
+	valueThreshold = 1 << 20  // values below it are kept out of the value log; store.MaxValue is smaller
+	valueLogSize   = 1 << 20  // the smallest there is, as it stays empty
+	maxLevels      = 7        // Badger's default; inspect relies on it
+	magic          = 0x525A   // marks the directory as this program's
+)
+
+// badgerOptions: rows are small and mostly ciphertext, so no compression; without it Badger serves blocks and indexes
+// from the page cache and needs no caches of its own. Checksums are verified before opening, not on every read: at a
+// bad block Badger's compaction would silently drop the rest of its table, which is worse than a damaged row that its
+// seal betrays.
+func badgerOptions(o Options) badger.Options {
+	return badger.DefaultOptions(o.Dir).
+		WithSyncWrites(!o.noSync).
+		WithDetectConflicts(false).
+		WithMemTableSize(o.memTable).
+		WithNumMemtables(memTables).
+		WithNumLevelZeroTables(levelZero).
+		WithNumLevelZeroTablesStall(levelZeroStall).
+		WithNumCompactors(compactors).
+		WithMaxLevels(maxLevels).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		WithChecksumVerificationMode(options.NoVerification).
+		WithValueThreshold(min(valueThreshold, o.memTable*15/100)).
+		WithValueLogFileSize(valueLogSize).
+		WithMetricsEnabled(false).
+		WithBypassLockGuard(true). // lockDir holds the same lock
+		WithExternalMagic(magic).
+		WithLogger(logger{o.Log})
+}
+
+// openBadger opens the database in managed mode. Badger panics on some damaged files: that is an error here.
+func openBadger(o Options) (db *badger.DB, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			db, err = nil, fmt.Errorf("opening it panicked: %v", r)
+		}
+	}()
+	opts := badgerOptions(o)
+	opts.LmaxCompaction = true
+	return badger.OpenManaged(opts)
+}
+
+// nextKey is the engine's row: a schema byte, then the next change's index, 8 bytes, big endian.
+var nextKey = []byte("\x00badgerstore/next")
+
+const nextSchema = 1
+
+func encodeNext(index uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{nextSchema}, index)
+}
+
+func decodeNext(b []byte) (uint64, error) {
+	if len(b) != 9 {
+		return 0, fmt.Errorf("the row of the next index has %d bytes instead of 9", len(b))
+	}
+	if b[0] != nextSchema {
+		return 0, fmt.Errorf("the row of the next index has schema %d: this program reads %d", b[0], nextSchema)
+	}
+	return binary.BigEndian.Uint64(b[1:]), nil
+}
+
+// position returns the number of the last batch and the index of the next change. Every batch writes the engine's row:
+// any newer row means that batches are missing.
+func position(db *badger.DB) (batch, next uint64, err error) {
+	batch = db.MaxVersion()
+	txn := db.NewTransactionAt(batch, false)
+	defer txn.Discard()
+	item, err := txn.Get(nextKey)
+	if errors.Is(err, badger.ErrKeyNotFound) && batch == 0 {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("reading the next index: %w", err)
+	}
+	if item.Version() != batch {
+		return 0, 0, fmt.Errorf("the next index is of batch %d, the newest row of batch %d", item.Version(), batch)
+	}
+	err = item.Value(func(b []byte) error {
+		next, err = decodeNext(b)
+		return err
+	})
+	return batch, next, err
+}
+
+// logger hands Badger's messages to slog, each on one line; what Badger calls information is detail here.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Errorf(f string, a ...any)   { l.log.Error(message(f, a)) }
+func (l logger) Warningf(f string, a ...any) { l.log.Warn(message(f, a)) }
+func (l logger) Infof(f string, a ...any)    { l.log.Debug(message(f, a)) }
+func (l logger) Debugf(string, ...any)       {}
+
+func message(format string, args []any) string {
+	return "badger: " + oneLine(fmt.Sprintf(format, args...))
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
