@@ -1,0 +1,151 @@
+package hsm
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"github.com/miekg/pkcs11"
+
+	"ramzban/keyservice/seed"
+)
+
+// The device keys that are accepted, in bits.
+const minDeviceKey, maxDeviceKey = 2048, 4096
+
+// Enrol derives the seed of d.Context under the active derivation master key, wraps it under the active wrapping master
+// key (RFC 5649) and to the device (RSA-OAEP with SHA-1, MGF1-SHA-1 and no label), and destroys it. The same context
+// gives the same seed again; the device's ciphertext differs each time. The device key must have 2048 to 4096 bits and
+// an odd exponent from 65537.
+func (h *HSM) Enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKey) (seed.Enrolled, error) {
+	if d.Hash.New() == nil || len(d.Context) == 0 {
+		return seed.Enrolled{}, fmt.Errorf("enrol: the derivation needs a context and a hash")
+	}
+	if err := checkDeviceKey(device); err != nil {
+		return seed.Enrolled{}, fmt.Errorf("enrol: %w", err)
+	}
+	var e seed.Enrolled
+	err := h.run(ctx, func(g *generation) (err error) {
+		e, err = g.enrol(ctx, d, device)
+		if err == nil && g.incoherent.Load() {
+			err = errIncoherent
+		}
+		return err
+	})
+	h.stats.enrolments.Add(1)
+	if err != nil {
+		return seed.Enrolled{}, err
+	}
+	return e, nil
+}
+
+func checkDeviceKey(k *rsa.PublicKey) error {
+	switch {
+	case k == nil || k.N == nil:
+		return errors.New("no device key")
+	case k.N.BitLen() < minDeviceKey || k.N.BitLen() > maxDeviceKey:
+		return fmt.Errorf("the device key has %d bits; %d to %d are accepted", k.N.BitLen(), minDeviceKey, maxDeviceKey)
+	case k.N.Bit(0) == 0 || k.E < 65537 || k.E%2 == 0:
+		return errors.New("the device key is not a sound RSA key")
+	}
+	return nil
+}
+
+// enrol does all of it on one session, which is closed, and the seed with it, should anything fail in between.
+func (g *generation) enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKey) (seed.Enrolled, error) {
+	deriveRef, deriveKey := g.keys.current(labelDerive)
+	e := seed.Enrolled{Derive: deriveRef}
+	err := g.workers.withSession(ctx, func(s *session) error {
+		return g.withBorn(s, deriveKey, d.Context, d.Hash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
+			if e.ForStore, err = g.wrapForStore(s, born); err != nil {
+				return err
+			}
+			e.ForDevice, err = g.wrapForDevice(s, born, device)
+			return err
+		})
+	})
+	return e, err
+}
+
+// withBorn derives a seed, lends it to fn and destroys it.
+func (g *generation) withBorn(s *session, key pkcs11.ObjectHandle, context []byte, length int, fn func(pkcs11.ObjectHandle) error) error {
+	born, err := s.derive(key, context, length)
+	if err != nil {
+		return err
+	}
+	err = fn(born)
+	return errors.Join(g.destroy(s, born, "a new seed"), err) // its own failure first: the pool goes by it
+}
+
+// destroy destroys a session object of s. An error makes the pool close the session, and the object with it.
+func (g *generation) destroy(s *session, h pkcs11.ObjectHandle, what string) error {
+	g.destroyed.Add(1)
+	if err := s.p.DestroyObject(s.handle, h); err != nil {
+		return fmt.Errorf("destroy %s: %w", what, err)
+	}
+	return nil
+}
+
+func (g *generation) wrapForStore(s *session, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
+	ref, wrapKey := g.keys.current(labelWrap)
+	mech := g.cfg.Profile.WrapMechanism
+	blob, err := s.p.WrapKey(s.handle, mechanism(mech, nil), wrapKey, key)
+	if err != nil {
+		return seed.Wrapped{}, fmt.Errorf("wrap a seed for the store: %w", err)
+	}
+	return seed.Wrapped{Mech: uint32(mech), Key: ref, Blob: blob}, nil
+}
+
+func (g *generation) wrapForDevice(s *session, key pkcs11.ObjectHandle, device *rsa.PublicKey) ([]byte, error) {
+	public, err := s.p.CreateObject(s.handle, deviceTemplate(device))
+	if err != nil {
+		return nil, fmt.Errorf("import the device key: %w", err)
+	}
+	oaep := pkcs11.NewOAEPParams(pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1, pkcs11.CKZ_DATA_SPECIFIED, nil)
+	blob, err := s.p.WrapKey(s.handle, mechanism(pkcs11.CKM_RSA_PKCS_OAEP, oaep), public, key)
+	if err != nil {
+		err = fmt.Errorf("wrap a seed for the device: %w", err)
+	} else if len(blob) != device.Size() {
+		err = fmt.Errorf("wrap a seed for the device: the module returned %d bytes instead of %d", len(blob), device.Size())
+	}
+	return blob, errors.Join(err, g.destroy(s, public, "a device key"))
+}
+
+// derive makes a seed of 32 or 64 bytes: AES-ECB of counter blocks. The key may do nothing else, so that it never
+// encrypts a block that is not one of these.
+func (s *session) derive(key pkcs11.ObjectHandle, context []byte, length int) (pkcs11.ObjectHandle, error) {
+	blocks := counterBlocks(context, length)
+	var pinned runtime.Pinner
+	defer pinned.Unpin()
+	pinned.Pin(&blocks[0])
+	h, err := s.p.DeriveKey(s.handle, mechanism(pkcs11.CKM_AES_ECB_ENCRYPT_DATA, stringData(blocks)), key, birthTemplate(length))
+	if err != nil {
+		return 0, fmt.Errorf("derive a seed: %w", err)
+	}
+	return h, nil
+}
+
+// counterBlocks returns one AES block for each 16 bytes of the seed: its number, from 1, and the first 15 bytes of
+// SHA-256(context).
+func counterBlocks(context []byte, length int) []byte {
+	digest := sha256.Sum256(context)
+	var blocks []byte
+	for i := 1; len(blocks) < length; i++ {
+		blocks = append(append(blocks, byte(i)), digest[:15]...)
+	}
+	return blocks
+}
+
+// stringData encodes CK_KEY_DERIVATION_STRING_DATA: a pointer and a length. data must be pinned until the module has
+// returned, since the garbage collector does not see the pointer in these bytes.
+func stringData(data []byte) []byte {
+	params := struct {
+		data   uintptr
+		length uintptr // CK_ULONG: as wide as a pointer on every Unix
+	}{uintptr(unsafe.Pointer(&data[0])), uintptr(len(data))}
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&params)), unsafe.Sizeof(params))...)
+}

@@ -1,0 +1,201 @@
+package hsm
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/miekg/pkcs11"
+
+	"ramzban/hsm/profile"
+	"ramzban/keyservice/seed"
+)
+
+// The labels of the master keys; an object's label in the HSM is "ramzban/<label>/<version>".
+const (
+	labelWrap   = "wrap"   // the wrapping master key: seeds at rest
+	labelDerive = "derive" // the derivation master key: makes seeds
+	labelSeal   = "seal"   // seals of records, and the state key
+	labelDigest = "digest" // codes and idempotency digests
+	labelLookup = "lookup" // pseudonyms of subjects
+	labelData   = "data"   // small secrets the service must read back
+)
+
+const labelPrefix = "ramzban/"
+
+// keySpec is what a master key must be.
+type keySpec struct {
+	keyType   uint // CKK
+	length    int  // bytes
+	generate  uint // CKM that makes it
+	may       usage
+	mechanism func(profile.Profile) uint // the one mechanism it may be used with
+}
+
+func fixed(mechanism uint) func(profile.Profile) uint {
+	return func(profile.Profile) uint { return mechanism }
+}
+
+var (
+	macKey = keySpec{pkcs11.CKK_GENERIC_SECRET, 64, pkcs11.CKM_GENERIC_SECRET_KEY_GEN, maySign, fixed(pkcs11.CKM_SHA256_HMAC)}
+
+	// keySpecs holds every master key of this version; all must be present.
+	keySpecs = map[string]keySpec{
+		labelWrap: {pkcs11.CKK_AES, 32, pkcs11.CKM_AES_KEY_GEN, mayWrap | mayUnwrap,
+			func(p profile.Profile) uint { return p.WrapMechanism }},
+		labelDerive: {pkcs11.CKK_AES, 32, pkcs11.CKM_AES_KEY_GEN, mayDerive, fixed(pkcs11.CKM_AES_ECB_ENCRYPT_DATA)},
+		labelSeal:   macKey,
+		labelDigest: macKey,
+		labelLookup: macKey,
+		labelData:   {pkcs11.CKK_AES, 32, pkcs11.CKM_AES_KEY_GEN, mayEncrypt | mayDecrypt, fixed(pkcs11.CKM_AES_GCM)},
+	}
+)
+
+// labels are the labels of keySpecs in a fixed order.
+var labels = []string{labelWrap, labelDerive, labelSeal, labelDigest, labelLookup, labelData}
+
+// keyring is the master keys of one generation: handles by label and version. It does not change once found.
+type keyring struct {
+	handles map[seed.KeyRef]pkcs11.ObjectHandle
+	active  map[string]seed.KeyRef // the highest version of each label
+}
+
+// get returns the handle of one version; seed.ErrKeyNotFound if the HSM does not have it.
+func (k keyring) get(ref seed.KeyRef) (pkcs11.ObjectHandle, error) {
+	h, ok := k.handles[ref]
+	if !ok {
+		return 0, fmt.Errorf("%w: %s", seed.ErrKeyNotFound, ref)
+	}
+	return h, nil
+}
+
+// current returns the active version of a label. Every label has one: findKeys refuses otherwise.
+func (k keyring) current(label string) (seed.KeyRef, pkcs11.ObjectHandle) {
+	ref := k.active[label]
+	return ref, k.handles[ref]
+}
+
+// findKeys reads all master keys of the slot and refuses two under one label, any with other attributes than its
+// specification, and any label without a key.
+func findKeys(s *session, p profile.Profile) (keyring, error) {
+	found, err := listKeys(s)
+	if err != nil {
+		return keyring{}, err
+	}
+	for ref, handle := range found.handles {
+		if err := checkKey(s, ref, handle, p); err != nil {
+			return keyring{}, err
+		}
+	}
+	for _, label := range labels {
+		if _, ok := found.active[label]; !ok {
+			return keyring{}, fmt.Errorf("%w: %s%s/1 is missing: create the master keys, or check hsm.token_label",
+				seed.ErrKeyNotFound, labelPrefix, label)
+		}
+	}
+	return found, nil
+}
+
+// listKeys reads the handles of all objects that carry a label of ours; exactly one may carry each.
+func listKeys(s *session) (keyring, error) {
+	k := keyring{handles: map[seed.KeyRef]pkcs11.ObjectHandle{}, active: map[string]seed.KeyRef{}}
+	handles, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)})
+	if err != nil {
+		return k, fmt.Errorf("find master keys: %w", err)
+	}
+	for _, h := range handles {
+		ref, ok, err := labelOf(s, h)
+		if err != nil {
+			return k, err
+		}
+		if !ok {
+			continue
+		}
+		if _, twice := k.handles[ref]; twice {
+			return k, fmt.Errorf("%w: two objects are labelled %s: destroy or rename the one that is not the master key",
+				seed.ErrKeyNotFound, ref)
+		}
+		k.handles[ref] = h
+		if ref.Version > k.active[ref.Label].Version {
+			k.active[ref.Label] = ref
+		}
+	}
+	return k, nil
+}
+
+func labelOf(s *session, h pkcs11.ObjectHandle) (seed.KeyRef, bool, error) {
+	attrs, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil)})
+	if err != nil {
+		return seed.KeyRef{}, false, fmt.Errorf("read the label of an object: %w", err)
+	}
+	ref, ok := parseLabel(string(attrs[0].Value))
+	return ref, ok, nil
+}
+
+// parseLabel reads "ramzban/<label>/<version>"; false for anything else and for labels this version does not know.
+func parseLabel(s string) (seed.KeyRef, bool) {
+	rest, ours := strings.CutPrefix(s, labelPrefix)
+	label, number, cut := strings.Cut(rest, "/")
+	if _, known := keySpecs[label]; !ours || !cut || !known {
+		return seed.KeyRef{}, false
+	}
+	version, err := strconv.ParseUint(number, 10, 32)
+	ref := seed.KeyRef{Label: label, Version: uint32(version)}
+	return ref, err == nil && version > 0 && ref.String() == s
+}
+
+// checkKey reads a master key's attributes back and refuses the first that is not as specified.
+func checkKey(s *session, ref seed.KeyRef, h pkcs11.ObjectHandle, p profile.Profile) error {
+	spec := keySpecs[ref.Label]
+	for _, want := range wantedAttributes(spec, p) {
+		attrs, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(want.attr, nil)})
+		if err != nil {
+			return fmt.Errorf("key %s: read %s: %w", ref, want.name, err)
+		}
+		if !slices.Equal(attrs[0].Value, want.value) {
+			return fmt.Errorf("key %s: %s must be %s: it was not made by this product's key ceremony; do not use it",
+				ref, want.name, want.words)
+		}
+	}
+	return nil
+}
+
+type wantedAttribute struct {
+	attr  uint
+	name  string
+	value []byte
+	words string
+}
+
+func wantedAttributes(spec keySpec, p profile.Profile) []wantedAttribute {
+	number := func(attr uint, name string, v uint) wantedAttribute {
+		return wantedAttribute{attr, name, pkcs11.NewAttribute(attr, v).Value, strconv.FormatUint(uint64(v), 10)}
+	}
+	flag := func(attr uint, name string, v bool) wantedAttribute {
+		return wantedAttribute{attr, name, pkcs11.NewAttribute(attr, v).Value, strconv.FormatBool(v)}
+	}
+	want := []wantedAttribute{
+		number(pkcs11.CKA_CLASS, "CKA_CLASS", pkcs11.CKO_SECRET_KEY),
+		number(pkcs11.CKA_KEY_TYPE, "CKA_KEY_TYPE", spec.keyType),
+		number(pkcs11.CKA_VALUE_LEN, "CKA_VALUE_LEN", uint(spec.length)),
+		flag(pkcs11.CKA_PRIVATE, "CKA_PRIVATE", true),
+		flag(pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true),
+		flag(pkcs11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", true),
+		flag(pkcs11.CKA_EXTRACTABLE, "CKA_EXTRACTABLE", false),
+		flag(pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true),
+		flag(pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false),
+	}
+	for _, f := range usageFlags {
+		want = append(want, flag(f.attr, f.name, spec.may&f.use != 0))
+	}
+	if p.CopyableFlag {
+		want = append(want, flag(pkcs11.CKA_COPYABLE, "CKA_COPYABLE", false))
+	}
+	if p.AllowedMechanisms {
+		m := spec.mechanism(p)
+		want = append(want, wantedAttribute{pkcs11.CKA_ALLOWED_MECHANISMS, "CKA_ALLOWED_MECHANISMS",
+			allowedMechanisms(m).Value, fmt.Sprintf("0x%X alone", m)})
+	}
+	return want
+}

@@ -1,0 +1,218 @@
+package hsm
+
+import (
+	"context"
+	"crypto/hmac"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+
+	"ramzban/keyservice/seed"
+)
+
+// selfCheckHash and selfCheckContext are the derivation behind a KnownAnswer. A caller's context is CBOR of several
+// fields and cannot be this.
+const (
+	selfCheckHash    = seed.SHA256
+	selfCheckContext = labelPrefix + purposeSelfCheck + "/" + scheme
+)
+
+// selfCheck proves, before anything is served, that the module still does what it did at the key ceremony and still
+// refuses what it must. It runs for every generation. Its errors say which check failed.
+func (g *generation) selfCheck(ctx context.Context) error {
+	err := g.workers.withSession(ctx, func(s *session) error {
+		if err := g.checkWrapping(s); err != nil {
+			return err
+		}
+		if err := g.checkKnownAnswers(s); err != nil {
+			return err
+		}
+		return g.checkRefusals(s)
+	})
+	if err != nil {
+		return fmt.Errorf("HSM self-check: %w", err)
+	}
+	return nil
+}
+
+func (g *generation) checkKnownAnswers(s *session) error {
+	active, _ := g.keys.current(labelDerive)
+	known := false
+	for _, want := range g.cfg.KnownAnswers {
+		got, err := g.knownAnswer(s, want.Derive)
+		if err != nil {
+			return fmt.Errorf("known answer of %s: %w", want.Derive, err)
+		}
+		if !hmac.Equal(got.MAC, want.MAC) {
+			return fmt.Errorf("%s does not give the answer noted at the key ceremony: it is another key, or the HSM computes wrongly",
+				want.Derive)
+		}
+		known = known || want.Derive == active
+	}
+	if !known {
+		return fmt.Errorf("no known answer is configured for %s: give the one noted at its key ceremony", active)
+	}
+	return nil
+}
+
+// knownAnswer derives, wraps, unwraps and MACs, like an enrolment followed by a verification.
+func (g *generation) knownAnswer(s *session, derive seed.KeyRef) (KnownAnswer, error) {
+	a := KnownAnswer{Derive: derive}
+	if derive.Label != labelDerive {
+		return a, fmt.Errorf("%w: %s is not a derivation master key", seed.ErrKeyNotFound, derive)
+	}
+	key, err := g.keys.get(derive)
+	if err != nil {
+		return a, err
+	}
+	var w seed.Wrapped
+	err = g.withBorn(s, key, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
+		w, err = g.wrapForStore(s, born)
+		return err
+	})
+	if err != nil {
+		return a, err
+	}
+	err = g.withUnwrapped(s, w, func(h pkcs11.ObjectHandle) (err error) {
+		a.MAC, err = s.hmac(h, selfCheckHash, tagged(purposeSelfCheck))
+		return err
+	})
+	return a, err
+}
+
+// withUnwrapped unwraps a seed for verification, lends it to fn and destroys it, all on one session.
+func (g *generation) withUnwrapped(s *session, w seed.Wrapped, fn func(pkcs11.ObjectHandle) error) error {
+	key, err := g.keys.get(w.Key)
+	if err != nil {
+		return err
+	}
+	h, err := s.unwrap(uint(w.Mech), key, w.Blob, verifyTemplate(selfCheckHash, len(w.Blob), g.cfg.Profile))
+	if err != nil {
+		return err
+	}
+	err = fn(h)
+	return errors.Join(g.destroy(s, h, "an unwrapped seed"), err)
+}
+
+// wrapVectors are the results of RFC 5649 for a key of bytes 0x40, 0x41, … under a wrapping key of bytes 0x00 to 0x1F:
+// as it is, and zero-padded to a multiple of 8 first.
+var wrapVectors = []struct {
+	length         int
+	asItIs, padded string
+}{
+	{20, "7bfef0b87c224051560df29c7bb1da8293033222efb454d7adf63ba23d35e766",
+		"20eb1db275c9cbe45ec7e13c1ba3a2b62b2d7468798718ba55df443ab3905098"},
+	{32, "6d10efa7ee3023460945c8a9886e7101353d66337100c5ff2bcb08bf790e9e202eaa28c31d721d87",
+		"6d10efa7ee3023460945c8a9886e7101353d66337100c5ff2bcb08bf790e9e202eaa28c31d721d87"},
+	{33, "21a843d4c7ad5655090f0cc629d602a570b43043d31c1b44b7029022af323538abfd5b2e5c8778795664766c500246cd",
+		"73c15c014441525c39ce4ced6eb16a00ec8622b5e6566bc90fd5b9307ff180342038b84f06cf6f968669bd4a2196c56e"},
+}
+
+// checkWrapping proves that the profile's wrap mechanism is RFC 5649: its number means something else in some modules.
+func (g *generation) checkWrapping(s *session) error {
+	kek, err := s.p.CreateObject(s.handle, vectorKEKTemplate(sequence(0, 32)))
+	if err != nil {
+		return fmt.Errorf("import the wrapping key of the test vectors: %w", err)
+	}
+	for _, v := range wrapVectors {
+		want := v.asItIs
+		if g.cfg.Profile.PadsBeforeWrapping {
+			want = v.padded
+		}
+		if err = g.checkVector(s, kek, sequence(0x40, v.length), want); err != nil {
+			err = fmt.Errorf("wrap mechanism 0x%X, key of %d bytes: %w", g.cfg.Profile.WrapMechanism, v.length, err)
+			break
+		}
+	}
+	return errors.Join(g.destroy(s, kek, "the wrapping key of the test vectors"), err)
+}
+
+func (g *generation) checkVector(s *session, kek pkcs11.ObjectHandle, value []byte, want string) error {
+	key, err := s.p.CreateObject(s.handle, vectorKeyTemplate(value))
+	if err != nil {
+		return fmt.Errorf("import it: %w", err)
+	}
+	blob, err := s.p.WrapKey(s.handle, mechanism(g.cfg.Profile.WrapMechanism, nil), kek, key)
+	if err == nil && hex.EncodeToString(blob) != want {
+		err = errors.New("the result is not that of RFC 5649: correct the HSM profile")
+	}
+	return errors.Join(g.destroy(s, key, "a key of the test vectors"), err)
+}
+
+// sequence returns n bytes that count up from first.
+func sequence(first byte, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = first + byte(i)
+	}
+	return b
+}
+
+// checkRefusals tries what the HSM must refuse. Some modules do not honour the attributes they report.
+func (g *generation) checkRefusals(s *session) error {
+	for ref, h := range g.keys.handles {
+		if err := g.mustRefuse("reading the value of "+ref.String(), s.readValue(h)); err != nil {
+			return err
+		}
+	}
+	ref, wrapKey := g.keys.current(labelWrap)
+	if err := g.mustRefuse("encrypting with "+ref.String(), s.encryptBlock(wrapKey)); err != nil {
+		return err
+	}
+	derive, deriveKey := g.keys.current(labelDerive)
+	if err := g.mustRefuse("wrapping the unextractable "+derive.String(), g.tryWrap(s, deriveKey)); err != nil {
+		return err
+	}
+	return g.checkSeedRefusals(s)
+}
+
+// checkSeedRefusals tries a seed unwrapped for verification, which must neither be read nor wrapped again.
+func (g *generation) checkSeedRefusals(s *session) error {
+	_, deriveKey := g.keys.current(labelDerive)
+	var w seed.Wrapped
+	err := g.withBorn(s, deriveKey, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
+		w, err = g.wrapForStore(s, born)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return g.withUnwrapped(s, w, func(h pkcs11.ObjectHandle) error {
+		if err := g.mustRefuse("reading the value of a seed", s.readValue(h)); err != nil {
+			return err
+		}
+		return g.mustRefuse("wrapping a seed that is not extractable", g.tryWrap(s, h))
+	})
+}
+
+// mustRefuse passes when the module said a clean no. An outage proves nothing and is returned.
+func (g *generation) mustRefuse(what string, err error) error {
+	switch classify(err, g.cfg.Profile) {
+	case classRefusal:
+		return nil
+	case classOK:
+		return fmt.Errorf("the HSM allowed %s: it does not protect its keys; do not use it", what)
+	}
+	return fmt.Errorf("%s failed, but was not refused: %w", what, err)
+}
+
+func (s *session) readValue(h pkcs11.ObjectHandle) error {
+	_, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil)})
+	return err
+}
+
+func (s *session) encryptBlock(h pkcs11.ObjectHandle) error {
+	if err := s.p.EncryptInit(s.handle, mechanism(pkcs11.CKM_AES_ECB, nil), h); err != nil {
+		return err
+	}
+	_, err := s.p.Encrypt(s.handle, make([]byte, 16))
+	return err
+}
+
+func (g *generation) tryWrap(s *session, h pkcs11.ObjectHandle) error {
+	_, wrapKey := g.keys.current(labelWrap)
+	_, err := s.p.WrapKey(s.handle, mechanism(g.cfg.Profile.WrapMechanism, nil), wrapKey, h)
+	return err
+}

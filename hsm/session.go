@@ -1,0 +1,88 @@
+package hsm
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"ramzban/keyservice/seed"
+)
+
+// session is one PKCS#11 session. It serves one goroutine at a time, which its pool sees to.
+type session struct {
+	p      *pkcs11.Ctx
+	handle pkcs11.SessionHandle
+	since  atomic.Int64 // Unix nanoseconds at which the running use began; 0 when idle
+}
+
+// running says for how long the present use has been going on.
+func (s *session) running(now time.Time) time.Duration {
+	began := s.since.Load()
+	if began == 0 {
+		return 0
+	}
+	return now.Sub(time.Unix(0, began))
+}
+
+func mechanism(m uint, parameter any) []*pkcs11.Mechanism {
+	return []*pkcs11.Mechanism{pkcs11.NewMechanism(m, parameter)}
+}
+
+func hmacMechanism(h seed.Hash) uint {
+	switch h {
+	case seed.SHA1:
+		return pkcs11.CKM_SHA_1_HMAC
+	case seed.SHA256:
+		return pkcs11.CKM_SHA256_HMAC
+	default:
+		return pkcs11.CKM_SHA512_HMAC
+	}
+}
+
+// hmac makes one MAC. miekg/pkcs11 calls C_Sign twice for it, the first time only for the length.
+func (s *session) hmac(key pkcs11.ObjectHandle, h seed.Hash, message []byte) ([]byte, error) {
+	if err := s.p.SignInit(s.handle, mechanism(hmacMechanism(h), nil), key); err != nil {
+		return nil, fmt.Errorf("start a MAC: %w", err)
+	}
+	sum, err := s.p.Sign(s.handle, message)
+	if err != nil {
+		return nil, fmt.Errorf("make a MAC: %w", err)
+	}
+	if len(sum) != h.New()().Size() {
+		return nil, fmt.Errorf("make a MAC: the module returned %d bytes for %s", len(sum), h)
+	}
+	return sum, nil
+}
+
+// find returns all objects that match.
+func (s *session) find(template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	if err := s.p.FindObjectsInit(s.handle, template); err != nil {
+		return nil, err
+	}
+	var all []pkcs11.ObjectHandle
+	for {
+		some, _, err := s.p.FindObjects(s.handle, 100)
+		if err != nil {
+			_ = s.p.FindObjectsFinal(s.handle)
+			return nil, err
+		}
+		if len(some) == 0 {
+			return all, s.p.FindObjectsFinal(s.handle)
+		}
+		all = append(all, some...)
+	}
+}
+
+// unwrap makes a session object of a blob, to the given template.
+func (s *session) unwrap(mech uint, key pkcs11.ObjectHandle, blob []byte, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	if len(blob) == 0 { // miekg/pkcs11 panics on it
+		return 0, fmt.Errorf("%w: it is empty", seed.ErrBadBlob)
+	}
+	h, err := s.p.UnwrapKey(s.handle, mechanism(mech, nil), key, blob, template)
+	if err != nil {
+		return 0, fmt.Errorf("unwrap: %w", err)
+	}
+	return h, nil
+}
