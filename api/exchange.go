@@ -1,0 +1,170 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+
+	"ramzban/api/wire"
+	"ramzban/keyservice"
+	"ramzban/keyservice/authz"
+)
+
+// exchange is one request and its answer: what the log line, the metrics and the problem document say of it. It holds
+// copies only: Fiber uses its buffers again.
+type exchange struct {
+	id      string // request id
+	method  string
+	route   string // pattern, "" if no route has this path
+	started time.Time
+	caller  authz.Caller
+	names   map[string]bool // field names a problem may repeat
+	code    string          // of the problem answered, "" if none
+	cause   error           // why, for the log
+}
+
+type exchangeKey struct{}
+
+// exchangeOf returns the exchange that ctx belongs to; one that nobody reads if it belongs to none.
+func exchangeOf(ctx context.Context) *exchange {
+	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		return x
+	}
+	return &exchange{}
+}
+
+const requestIDHeader = "X-Request-Id"
+
+func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
+	x := &exchange{
+		id: requestID(string(ctx.Request.Header.Peek(requestIDHeader))), method: string(ctx.Method()),
+		route: s.routes.match(string(ctx.URI().PathOriginal())), started: time.Now(), names: s.routes.names,
+	}
+	ctx.SetUserValue(exchangeKey{}, x)
+	s.metrics.inFlight.Inc()
+	return x
+}
+
+// requestID takes over a well-formed id, at most 64 of A-Z a-z 0-9 . _ -, and makes one otherwise.
+func requestID(given string) string {
+	if given == "" || len(given) > 64 || strings.ContainsFunc(given, notIDRune) {
+		return rand.Text()
+	}
+	return given
+}
+
+func notIDRune(r rune) bool {
+	return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && r != '.' && r != '_' && r != '-'
+}
+
+// edge is the first and last to see every request that could be read.
+func (s *Server) edge(ctx *fasthttp.RequestCtx) {
+	x := s.begin(ctx)
+	defer s.finish(ctx, x)
+	defer s.recovered(ctx, x)
+	ctx.Request.Header.Del(fiber.HeaderAccept) // answers are JSON, whatever huma would negotiate
+	switch {
+	case len(ctx.Request.Header.PeekAll(fiber.HeaderContentEncoding)) > 0: // before Fiber would inflate it
+		x.problem(wire.CodeEncodingUnsupported, "").write(ctx)
+	case !knownMethod(x.method): // Fiber would answer it in plain text
+		x.problem(wire.CodeMethodNotAllowed, "").write(ctx)
+	default:
+		s.inner(ctx)
+	}
+}
+
+// broken answers what could not be read as a request.
+func (s *Server) broken(ctx *fasthttp.RequestCtx, err error) {
+	l, ours := ctx.Conn().(*line)
+	if ours && l.silent() {
+		_ = l.NetConn().Close() // nobody asked anything
+		return
+	}
+	x := s.begin(ctx)
+	defer s.finish(ctx, x)
+	p := connectionProblem(x, err)
+	if ours && p.Code == wire.CodeBodyTooLarge {
+		l.linger = true
+	}
+	p.write(ctx)
+}
+
+// failed is Fiber's error handler: no route took the request.
+func (s *Server) failed(c *fiber.Ctx, err error) error {
+	x := exchangeOf(c.Context())
+	status := fiber.StatusInternalServerError
+	if e, ok := err.(*fiber.Error); ok {
+		status = e.Code
+	} else {
+		x.cause = err
+	}
+	routeProblem(x, status).write(c.Context())
+	return nil
+}
+
+// recovered turns a panic into a problem. The panic's value may hold anything, so only its type is logged.
+func (s *Server) recovered(ctx *fasthttp.RequestCtx, x *exchange) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	what := fmt.Sprintf("%T", r)
+	if e, ok := r.(runtime.Error); ok {
+		what = e.Error()
+	}
+	s.Log.Error("panic in a handler", "request_id", x.id, "route", x.route, "panic", what, "stack", string(debug.Stack()))
+	ctx.Response.Reset()
+	x.problem(string(keyservice.CodeInternal), "").write(ctx)
+}
+
+// finish completes every answer: headers, log line, metrics.
+func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange) {
+	h := &ctx.Response.Header
+	if ctx.Response.StatusCode() >= fasthttp.StatusBadRequest && string(h.ContentType()) != problemType {
+		routeProblem(x, ctx.Response.StatusCode()).write(ctx)
+	}
+	h.Set(requestIDHeader, x.id)
+	h.Set(fiber.HeaderXContentTypeOptions, "nosniff")
+	h.Set(fiber.HeaderCacheControl, "no-store")
+	if after := retryAfter(x.code); after != "" {
+		h.Set(fiber.HeaderRetryAfter, after)
+	}
+	if s.lines.draining() {
+		h.SetConnectionClose()
+	}
+	took := time.Since(x.started)
+	s.metrics.inFlight.Dec()
+	s.metrics.observe(x, ctx.Response.StatusCode(), took)
+	s.access(ctx, x, took)
+}
+
+// access writes the request's line in the log: no body, no query, no path but the route's pattern.
+func (s *Server) access(ctx *fasthttp.RequestCtx, x *exchange, took time.Duration) {
+	status := ctx.Response.StatusCode()
+	level := slog.LevelInfo
+	attrs := []slog.Attr{
+		slog.String("request_id", x.id), slog.String("method", methodLabel(x.method)), slog.String("route", routeLabel(x.route)),
+		slog.Int("status", status), slog.Duration("took", took), slog.String("remote", ctx.RemoteAddr().String()),
+	}
+	if x.caller.Name != "" {
+		attrs = append(attrs, slog.String("client", x.caller.Name))
+	}
+	if x.code != "" {
+		attrs = append(attrs, slog.String("code", x.code))
+	}
+	if status >= fasthttp.StatusInternalServerError {
+		level = slog.LevelError
+		if x.cause != nil {
+			attrs = append(attrs, slog.String("cause", x.cause.Error()))
+		}
+	}
+	s.Log.LogAttrs(context.Background(), level, "request", attrs...)
+}

@@ -1,0 +1,138 @@
+package api
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+
+	"ramzban/api/wire"
+	"ramzban/keyservice"
+)
+
+// public is what answers without a client certificate. Everything else, known or not, needs one.
+var public = map[string]bool{"/v1/time": true, openapiPath: true, docsPath: true}
+
+// admit runs before every route: who is it, has the body a form that the route can take, and until when must it be
+// answered.
+func (s *Server) admit(c *fiber.Ctx) error {
+	x := exchangeOf(c.Context())
+	if !public[x.route] {
+		if p := s.identify(c.Context(), x); p != nil {
+			p.write(c.Context())
+			return nil
+		}
+	}
+	r, known := s.routes.of(x)
+	if known {
+		if p := checkBody(c.Context(), x, r.body); p != nil {
+			p.write(c.Context())
+			return nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout(r))
+	defer cancel()
+	ctx = context.WithValue(keyservice.WithRequestID(ctx, x.id), exchangeKey{}, x)
+	c.SetUserContext(ctx)
+	return c.Next()
+}
+
+func (s *Server) timeout(r routeInfo) time.Duration {
+	if r.long {
+		return s.ComparisonTimeout
+	}
+	return s.HandlerTimeout
+}
+
+// identify finds out who asks. The handshake has verified the certificate; it may have expired since.
+func (s *Server) identify(ctx *fasthttp.RequestCtx, x *exchange) *Problem {
+	leaf, err := verifiedLeaf(ctx, s.Clock())
+	if err != nil {
+		ctx.SetConnectionClose()
+		return x.problem(certificateCode(err), "")
+	}
+	name := certificateName(leaf)
+	caller, known := s.Directory.Lookup(name)
+	if !known {
+		s.Log.Warn("a trusted certificate that belongs to no configured client", "request_id", x.id, "certificate", name,
+			"certificate_serial", leaf.SerialNumber.String())
+		return x.problem(wire.CodeCertificateUnknown, "")
+	}
+	x.caller = caller
+	return nil
+}
+
+// What can be wrong with a connection's client certificate after its handshake.
+var (
+	errNoCertificate      = errors.New("no client certificate")
+	errCertificateExpired = errors.New("the client certificate has expired since the handshake")
+)
+
+// verifiedLeaf returns the client certificate that the handshake verified, if it is still valid.
+func verifiedLeaf(ctx *fasthttp.RequestCtx, now time.Time) (*x509.Certificate, error) {
+	state := ctx.TLSConnectionState()
+	if state == nil || len(state.VerifiedChains) == 0 {
+		return nil, errNoCertificate
+	}
+	if leaf := state.VerifiedChains[0][0]; !now.After(leaf.NotAfter) {
+		return leaf, nil
+	}
+	return nil, errCertificateExpired
+}
+
+func certificateCode(err error) string {
+	if errors.Is(err, errCertificateExpired) {
+		return wire.CodeCertificateExpired
+	}
+	return wire.CodeCertificateRequired
+}
+
+// certificateName is the URI in the subject alternative names, else the common name. Several URIs name nobody: which of
+// them counts would be a guess.
+func certificateName(leaf *x509.Certificate) string {
+	switch len(leaf.URIs) {
+	case 0:
+		return leaf.Subject.CommonName
+	case 1:
+		return leaf.URIs[0].String()
+	}
+	return ""
+}
+
+// checkBody refuses what huma would let pass: a body of another type or of none, and one that no route reads.
+func checkBody(ctx *fasthttp.RequestCtx, x *exchange, wanted bool) *Problem {
+	size := len(ctx.Request.Body())
+	switch {
+	case wanted && size == 0:
+		return x.problem(wire.CodeBodyRequired, "")
+	case !wanted && size > 0:
+		return x.problem(wire.CodeBodyUnexpected, "")
+	case wanted && !isJSON(string(ctx.Request.Header.ContentType())):
+		return x.problem(wire.CodeMediaUnsupported, "")
+	}
+	return nil
+}
+
+func isJSON(contentType string) bool {
+	media, params, err := mime.ParseMediaType(contentType)
+	charset, given := params["charset"]
+	return err == nil && media == "application/json" && (!given || charset == "utf-8" || charset == "UTF-8")
+}
+
+// handshakeFailed returns what to do when this peer's handshake fails: count it, and log why unless it just went away.
+func (s *Server) handshakeFailed(remote net.Addr) func(error) {
+	return func(err error) {
+		s.metrics.handshakes.Inc()
+		if errors.Is(err, io.EOF) {
+			s.Log.Debug("a connection ended before its TLS handshake", "remote", remote.String())
+			return
+		}
+		s.Log.Warn("TLS handshake failed", "remote", remote.String(), "error", err.Error())
+	}
+}

@@ -1,0 +1,196 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/valyala/fasthttp"
+
+	"ramzban/api/wire"
+	"ramzban/keyservice"
+)
+
+// meaning is what a code means to a client: the HTTP status, a title, a detail for codes that carry none of their own,
+// and, where trying again later helps, after how long.
+type meaning struct {
+	status int
+	title  string
+	detail string
+	retry  time.Duration
+}
+
+// meanings is the one error map: every code of the use cases and of the transport has a row here, and nothing else
+// turns an error into a status.
+var meanings = map[string]meaning{
+	wire.CodeCertificateRequired: {401, "Client certificate required", "present a client certificate in the TLS handshake", 0},
+	wire.CodeCertificateExpired:  {401, "Client certificate expired", "connect again with a valid client certificate", 0},
+	wire.CodeCertificateUnknown:  {403, "Client certificate unknown", "the certificate is trusted, but no configured client has its name", 0},
+	wire.CodeRouteNotFound:       {404, "No such route", "see /openapi.json for the routes", 0},
+	wire.CodeMethodNotAllowed:    {405, "Method not allowed", "see /openapi.json for the methods of this route", 0},
+	wire.CodeRequestMalformed:    {400, "Malformed request", "this is not an HTTP/1.1 request", 0},
+	wire.CodeRequestTimeout:      {408, "Request timeout", "the request did not arrive in time", 0},
+	wire.CodeHeaderTooLarge:      {431, "Header too large", "the request's header is above the limit", 0},
+	wire.CodeBodyTooLarge:        {413, "Body too large", "the request's body is above the limit", 0},
+	wire.CodeBodyMalformed:       {400, "Malformed body", "the body must be one JSON document in UTF-8", 0},
+	wire.CodeBodyRequired:        {400, "Body required", "this route needs a JSON body", 0},
+	wire.CodeBodyUnexpected:      {400, "Unexpected body", "this route takes no body", 0},
+	wire.CodeEncodingUnsupported: {415, "Encoding not supported", "send the body without Content-Encoding", 0},
+	wire.CodeMediaUnsupported:    {415, "Media type not supported", "send the body as application/json", 0},
+	wire.CodeNotReady:            {503, "Not ready", "", 5 * time.Second},
+
+	string(keyservice.CodeDenied):              {403, "Not allowed", "this client's roles do not allow it", 0},
+	string(keyservice.CodeInvalid):             {422, "Invalid request", "the request does not have the documented form", 0},
+	string(keyservice.CodeSubjectInvalid):      {422, "Invalid subject", "", 0},
+	string(keyservice.CodeSerialInvalid):       {422, "Invalid serial", "", 0},
+	string(keyservice.CodeProfileUnknown):      {422, "Unknown profile", "", 0},
+	string(keyservice.CodeOTPMalformed):        {422, "Malformed password", "", 0},
+	string(keyservice.CodeDeviceKeyInvalid):    {422, "Unsuitable device key", "", 0},
+	string(keyservice.CodeTokenNotFound):       {404, "No such token", "", 0},
+	string(keyservice.CodeCodeNotFound):        {404, "No such code", "", 0},
+	string(keyservice.CodeLiveTokenExists):     {409, "A live token exists", "", 0},
+	string(keyservice.CodeTransition):          {409, "Not possible in this status", "", 0},
+	string(keyservice.CodeDeviceOther):         {409, "Another device", "", 0},
+	string(keyservice.CodeChannelOther):        {409, "Another channel", "", 0},
+	string(keyservice.CodeDeviceKeyNotPinned):  {409, "Another device key", "", 0},
+	string(keyservice.CodeActivationExpired):   {409, "Activation code expired", "", 0},
+	string(keyservice.CodeActivationExhausted): {409, "Activation code exhausted", "", 0},
+	string(keyservice.CodeTampered):            {409, "Stored data was changed", "", 0},
+	string(keyservice.CodeActivationWrong):     {403, "Wrong activation code", "", 0},
+	string(keyservice.CodeProofWrong):          {403, "Wrong proof", "", 0},
+	string(keyservice.CodeHSMUnavailable):      {503, "HSM unavailable", "", 5 * time.Second},
+	string(keyservice.CodeStorageUnavailable):  {503, "Storage unavailable", "", 5 * time.Second},
+	string(keyservice.CodeStorageFull):         {503, "Storage full", "", 60 * time.Second},
+	string(keyservice.CodeOutcomeUnknown):      {503, "Outcome unknown", "it is not known whether this was done: look before you repeat it", 0},
+	string(keyservice.CodeBusy):                {503, "Busy", "too much at once: try again", time.Second},
+	string(keyservice.CodeInternal):            {500, "Internal error", "the operator's log says why, under the request id", 0},
+}
+
+// Problem is wire.Problem as huma answers and documents it.
+type Problem struct{ wire.Problem }
+
+// GetStatus implements huma.StatusError.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// ContentType implements huma.ContentTypeFilter.
+func (p *Problem) ContentType(string) string { return problemType }
+
+const problemType = "application/problem+json"
+
+// problem makes the answer for a code and remembers it for the log. An empty detail is replaced by the code's own.
+func (x *exchange) problem(code, detail string, where ...string) *Problem {
+	m, known := meanings[code]
+	if !known || code == string(keyservice.CodeInternal) {
+		code, detail, m = string(keyservice.CodeInternal), "", meanings[string(keyservice.CodeInternal)]
+	}
+	if detail == "" {
+		detail = m.detail
+	}
+	x.code = code
+	return &Problem{wire.Problem{
+		Type: "/docs#" + code, Title: m.title, Status: m.status, Code: code, Detail: detail, Errors: where, RequestID: x.id,
+	}}
+}
+
+// refuse turns an error of a use case into its answer. The cause goes to the log, never to the client.
+func refuse(ctx context.Context, err error) error {
+	x := exchangeOf(ctx)
+	x.cause = err
+	var e *keyservice.Error
+	switch {
+	case errors.As(err, &e):
+		return x.problem(string(e.Code), e.Detail)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return x.problem(string(keyservice.CodeOutcomeUnknown), "")
+	}
+	return x.problem(string(keyservice.CodeInternal), "")
+}
+
+// write answers with the problem on the bare connection, for errors that no route handles.
+func (p *Problem) write(ctx *fasthttp.RequestCtx) {
+	body, err := json.Marshal(p)
+	if err != nil { // a struct of strings and numbers
+		body = nil
+	}
+	ctx.Response.ResetBody()
+	ctx.Response.SetStatusCode(p.Status)
+	ctx.Response.Header.SetContentType(problemType)
+	ctx.Response.SetBody(body)
+}
+
+// humaProblem is how huma's own refusals (a body against its schema) become problems. Their values and any text that
+// repeats the request are dropped: where and what form is expected is all a client is told.
+func humaProblem(ctx huma.Context, status int, _ string, errs ...error) huma.StatusError {
+	x := exchangeOf(ctx.Context())
+	switch status {
+	case http.StatusUnprocessableEntity:
+		return x.problem(string(keyservice.CodeInvalid), "", x.places(errs)...)
+	case http.StatusBadRequest:
+		if len(errs) == 0 {
+			return x.problem(wire.CodeBodyRequired, "")
+		}
+		return x.problem(wire.CodeBodyMalformed, bodyFault(errs))
+	case http.StatusUnsupportedMediaType:
+		return x.problem(wire.CodeMediaUnsupported, "")
+	case http.StatusRequestEntityTooLarge:
+		return x.problem(wire.CodeBodyTooLarge, "")
+	}
+	x.cause = errors.Join(errs...)
+	return x.problem(string(keyservice.CodeInternal), "")
+}
+
+// byStatus is what Fiber's own refusals are called.
+var byStatus = map[int]string{
+	http.StatusBadRequest:                  wire.CodeRequestMalformed,
+	http.StatusNotFound:                    wire.CodeRouteNotFound,
+	http.StatusMethodNotAllowed:            wire.CodeMethodNotAllowed,
+	http.StatusRequestTimeout:              wire.CodeRequestTimeout,
+	http.StatusRequestEntityTooLarge:       wire.CodeBodyTooLarge,
+	http.StatusRequestHeaderFieldsTooLarge: wire.CodeHeaderTooLarge,
+}
+
+// routeProblem is the answer when no route takes the request.
+func routeProblem(x *exchange, status int) *Problem {
+	return x.problem(cmp.Or(byStatus[status], string(keyservice.CodeInternal)), "")
+}
+
+// connectionProblem is the answer when what arrives cannot be read as a request within the limits.
+func connectionProblem(x *exchange, err error) *Problem {
+	var small *fasthttp.ErrSmallBuffer
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &small):
+		return x.problem(wire.CodeHeaderTooLarge, "")
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		return x.problem(wire.CodeBodyTooLarge, "")
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return x.problem(wire.CodeRequestTimeout, "")
+	}
+	return x.problem(wire.CodeRequestMalformed, "")
+}
+
+// retryAfter is the code's Retry-After header in seconds; "" if repeating would not help or not be safe.
+func retryAfter(code string) string {
+	if m := meanings[code]; m.retry > 0 {
+		return strconv.Itoa(int(m.retry / time.Second))
+	}
+	return ""
+}
+
+// codesOf lists the codes in the order of their status, then name.
+func codesOf(codes map[string]meaning) []string {
+	sorted := make([]string, 0, len(codes))
+	for c := range codes {
+		sorted = append(sorted, c)
+	}
+	slices.SortFunc(sorted, func(a, b string) int {
+		return cmp.Or(cmp.Compare(codes[a].status, codes[b].status), cmp.Compare(a, b))
+	})
+	return sorted
+}

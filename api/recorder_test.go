@@ -1,0 +1,110 @@
+package api_test
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"ramzban/keyservice"
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/seed"
+)
+
+// call is one use case as the transport called it.
+type call struct {
+	name      string
+	caller    authz.Caller
+	requestID string
+	input     any
+}
+
+// recorder stands behind the transport where a test is about the transport alone: it notes calls and answers plausibly.
+type recorder struct {
+	hook func(ctx context.Context, name string) error // may block or fail; nil: succeed
+
+	mu    sync.Mutex
+	calls []call
+}
+
+func (r *recorder) note(ctx context.Context, name string, c authz.Caller, input any) error {
+	r.mu.Lock()
+	r.calls = append(r.calls, call{name, c, keyservice.RequestID(ctx), input})
+	r.mu.Unlock()
+	if r.hook != nil {
+		return r.hook(ctx, name)
+	}
+	return nil
+}
+
+func (r *recorder) seen() []call {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]call{}, r.calls...)
+}
+
+var someTime = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+var someToken = keyservice.IssuedToken{
+	Serial: "402519938461", Status: keyservice.Issued, Activation: keyservice.Activation{ID: "5d0f", ExpiresAt: someTime},
+}
+
+func (r *recorder) Issue(ctx context.Context, c authz.Caller, in keyservice.IssueRequest) (keyservice.IssuedToken, error) {
+	return someToken, r.note(ctx, "issue", c, in)
+}
+
+func (r *recorder) RenewCode(ctx context.Context, c authz.Caller, serial string) (keyservice.IssuedToken, error) {
+	return someToken, r.note(ctx, "renew", c, serial)
+}
+
+func (r *recorder) CollectCode(ctx context.Context, c authz.Caller, id string) (keyservice.CollectedCode, error) {
+	code := keyservice.CollectedCode{Kind: "activation", Serial: someToken.Serial, Code: seed.NewCode("83920174"), ExpiresAt: someTime}
+	return code, r.note(ctx, "collect", c, id)
+}
+
+func (r *recorder) Activate(ctx context.Context, c authz.Caller, in keyservice.ActivateRequest) (keyservice.ActivatedToken, error) {
+	policy := otp.Policy{Type: otp.TOTP, Hash: seed.SHA1, Digits: 6, Period: time.Minute}
+	t := keyservice.ActivatedToken{Serial: in.Serial, Status: keyservice.Pending, Seed: []byte("sealed"), Policy: policy, ServerTime: someTime}
+	return t, r.note(ctx, "activate", c, in)
+}
+
+func (r *recorder) Confirm(ctx context.Context, c authz.Caller, in keyservice.ConfirmRequest) (keyservice.Status, error) {
+	return keyservice.Active, r.note(ctx, "confirm", c, in)
+}
+
+func (r *recorder) Token(ctx context.Context, c authz.Caller, serial string) (keyservice.TokenView, error) {
+	v := keyservice.TokenView{
+		Serial: serial, Class: "card", Channel: "app", Profile: "offline-60", Uses: []string{"second-pin"}, Status: keyservice.Active,
+		LastFour: "7893", Drift: -61 * time.Second, CreatedAt: someTime, DeviceID: "a1b2",
+	}
+	return v, r.note(ctx, "token", c, serial)
+}
+
+func (r *recorder) Suspend(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error) {
+	return keyservice.Suspended, r.note(ctx, "suspend", c, serial)
+}
+
+func (r *recorder) Resume(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error) {
+	return keyservice.Active, r.note(ctx, "resume", c, serial)
+}
+
+func (r *recorder) Deactivate(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error) {
+	return keyservice.Deactivated, r.note(ctx, "deactivate", c, serial)
+}
+
+func (r *recorder) Verify(ctx context.Context, c authz.Caller, in keyservice.VerifyRequest) (keyservice.Verdict, error) {
+	v := keyservice.Verdict{Reason: keyservice.ReasonThrottled, Serial: in.Serial, RetryAfter: 1500 * time.Millisecond, AuditIndex: 1842}
+	return v, r.note(ctx, "verify", c, in)
+}
+
+func (r *recorder) AuditEntries(ctx context.Context, c authz.Caller, from uint64, limit int) ([]keyservice.LoggedEntry, error) {
+	e := keyservice.LoggedEntry{Index: from + 4, Entry: audit.Entry{
+		Time: someTime.UnixMilli(), Node: "n1", Actor: "core", Action: "otp.verify", Outcome: audit.Refused, Reason: "mismatch",
+	}}
+	return []keyservice.LoggedEntry{e}, r.note(ctx, "entries", c, limit)
+}
+
+func (r *recorder) CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error) {
+	return nil, r.note(ctx, "compare", c, nil)
+}
