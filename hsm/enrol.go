@@ -31,9 +31,6 @@ func (h *HSM) Enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKe
 	var e seed.Enrolled
 	err := h.run(ctx, func(g *generation) (err error) {
 		e, err = g.enrol(ctx, d, device)
-		if err == nil && g.incoherent.Load() {
-			err = errIncoherent
-		}
 		return err
 	})
 	h.stats.enrolments.Add(1)
@@ -60,7 +57,7 @@ func (g *generation) enrol(ctx context.Context, d seed.Derivation, device *rsa.P
 	deriveRef, deriveKey := g.keys.current(labelDerive)
 	e := seed.Enrolled{Derive: deriveRef}
 	err := g.workers.withSession(ctx, func(s *session) error {
-		return g.withBorn(s, deriveKey, d.Context, d.Hash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
+		return s.withBorn(deriveKey, d.Context, d.Hash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
 			if e.ForStore, err = g.wrapForStore(s, born); err != nil {
 				return err
 			}
@@ -71,23 +68,15 @@ func (g *generation) enrol(ctx context.Context, d seed.Derivation, device *rsa.P
 	return e, err
 }
 
-// withBorn derives a seed, lends it to fn and destroys it.
-func (g *generation) withBorn(s *session, key pkcs11.ObjectHandle, context []byte, length int, fn func(pkcs11.ObjectHandle) error) error {
+// withBorn derives a seed, lends it to fn and destroys it. Should that fail, the pool closes the session, and the seed
+// goes with it.
+func (s *session) withBorn(key pkcs11.ObjectHandle, context []byte, length int, fn func(pkcs11.ObjectHandle) error) error {
 	born, err := s.derive(key, context, length)
 	if err != nil {
 		return err
 	}
 	err = fn(born)
-	return errors.Join(g.destroy(s, born, "a new seed"), err) // its own failure first: the pool goes by it
-}
-
-// destroy destroys a session object of s. An error makes the pool close the session, and the object with it.
-func (g *generation) destroy(s *session, h pkcs11.ObjectHandle, what string) error {
-	g.destroyed.Add(1)
-	if err := s.p.DestroyObject(s.handle, h); err != nil {
-		return fmt.Errorf("destroy %s: %w", what, err)
-	}
-	return nil
+	return errors.Join(s.destroy(born, "a new seed"), err) // its own failure first: the pool goes by it
 }
 
 func (g *generation) wrapForStore(s *session, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
@@ -101,7 +90,7 @@ func (g *generation) wrapForStore(s *session, key pkcs11.ObjectHandle) (seed.Wra
 }
 
 func (g *generation) wrapForDevice(s *session, key pkcs11.ObjectHandle, device *rsa.PublicKey) ([]byte, error) {
-	public, err := s.p.CreateObject(s.handle, deviceTemplate(device))
+	public, err := s.importObject(deviceTemplate(device))
 	if err != nil {
 		return nil, fmt.Errorf("import the device key: %w", err)
 	}
@@ -112,7 +101,7 @@ func (g *generation) wrapForDevice(s *session, key pkcs11.ObjectHandle, device *
 	} else if len(blob) != device.Size() {
 		err = fmt.Errorf("wrap a seed for the device: the module returned %d bytes instead of %d", len(blob), device.Size())
 	}
-	return blob, errors.Join(err, g.destroy(s, public, "a device key"))
+	return blob, errors.Join(err, s.destroy(public, "a device key"))
 }
 
 // derive makes a seed of 32 or 64 bytes: AES-ECB of counter blocks. The key may do nothing else, so that it never
@@ -122,7 +111,10 @@ func (s *session) derive(key pkcs11.ObjectHandle, context []byte, length int) (p
 	var pinned runtime.Pinner
 	defer pinned.Unpin()
 	pinned.Pin(&blocks[0])
-	h, err := s.p.DeriveKey(s.handle, mechanism(pkcs11.CKM_AES_ECB_ENCRYPT_DATA, stringData(blocks)), key, birthTemplate(length))
+	mech := mechanism(pkcs11.CKM_AES_ECB_ENCRYPT_DATA, stringData(blocks))
+	h, err := s.handles.newObject(func() (pkcs11.ObjectHandle, error) {
+		return s.p.DeriveKey(s.handle, mech, key, birthTemplate(length))
+	})
 	if err != nil {
 		return 0, fmt.Errorf("derive a seed: %w", err)
 	}

@@ -27,20 +27,18 @@ type generation struct {
 	owners  *pool // unwraps seeds, and keeps them alive
 	seeds   *seedCache
 
-	destroyed  atomic.Uint64 // session objects destroyed, for recycling
-	unclear    atomic.Int32  // failures in a row without a clear cause
-	incoherent atomic.Bool   // the module handed out a live number again: no result may be used
+	handles *handles
+	unclear atomic.Int32 // failures in a row without a clear cause
 
-	mu       sync.Mutex // guards what follows; never held during a call into the module
-	leases   int
-	ending   bool          // no new leases but by holders of one
-	drained  chan struct{} // closed at zero leases once ending
-	sessions map[pkcs11.SessionHandle]struct{}
+	mu      sync.Mutex // guards what follows; never held during a call into the module
+	leases  int
+	ending  bool          // no new leases but by holders of one
+	drained chan struct{} // closed at zero leases once ending
 }
 
 func newGeneration(number uint64, cfg *Config, st *counters, p *pkcs11.Ctx, slot uint) (*generation, error) {
 	g := &generation{number: number, cfg: cfg, stats: st, p: p, slot: slot,
-		drained: make(chan struct{}), sessions: map[pkcs11.SessionHandle]struct{}{}}
+		handles: newHandles(), drained: make(chan struct{})}
 	g.workers = newPool(g, "an HSM session", cfg.PoolSessions, false)
 	g.owners = newPool(g, "an HSM session that unwraps", cfg.OwnerSessions, true)
 	var err error
@@ -96,24 +94,6 @@ func (g *generation) leased() int {
 	return g.leases
 }
 
-// claimSession notes a new session's number; false, and the generation is over, if it is still in use.
-func (g *generation) claimSession(h pkcs11.SessionHandle) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if _, twice := g.sessions[h]; twice {
-		g.incoherent.Store(true)
-		return false
-	}
-	g.sessions[h] = struct{}{}
-	return true
-}
-
-func (g *generation) disclaimSession(h pkcs11.SessionHandle) {
-	g.mu.Lock()
-	delete(g.sessions, h)
-	g.mu.Unlock()
-}
-
 // hmac makes one MAC on any free session.
 func (g *generation) hmac(ctx context.Context, key pkcs11.ObjectHandle, h seed.Hash, message []byte) ([]byte, error) {
 	var sum []byte
@@ -125,8 +105,8 @@ func (g *generation) hmac(ctx context.Context, key pkcs11.ObjectHandle, h seed.H
 	return sum, err
 }
 
-// unwrapSeed unwraps a seed for verification in an owner session; calling is called right before the module is.
-func (g *generation) unwrapSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, calling func()) (pkcs11.ObjectHandle, error) {
+// unwrapSeed unwraps a seed for verification in an owner session.
+func (g *generation) unwrapSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash) (pkcs11.ObjectHandle, error) {
 	key, err := g.keys.get(w.Key)
 	if err != nil {
 		return 0, err
@@ -135,7 +115,6 @@ func (g *generation) unwrapSeed(ctx context.Context, w seed.Wrapped, hash seed.H
 	defer cancel()
 	var handle pkcs11.ObjectHandle
 	err = g.owners.withSession(ctx, func(s *session) (err error) {
-		calling()
 		handle, err = s.unwrap(uint(w.Mech), key, w.Blob, verifyTemplate(hash, len(w.Blob), g.cfg.Profile))
 		return err
 	})
@@ -145,13 +124,12 @@ func (g *generation) unwrapSeed(ctx context.Context, w seed.Wrapped, hash seed.H
 
 // destroySeed destroys a seed nobody holds. When it fails the object stays, unreachable, until the generation ends.
 func (g *generation) destroySeed(handle pkcs11.ObjectHandle) {
-	if g.incoherent.Load() {
+	if g.handles.incoherent() {
 		return // the number may be another seed's now
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.CallTimeout)
 	defer cancel()
-	err := g.workers.withSession(ctx, func(s *session) error { return s.p.DestroyObject(s.handle, handle) })
-	g.destroyed.Add(1)
+	err := g.workers.withSession(ctx, func(s *session) error { return s.destroy(handle, "an unwrapped seed") })
 	if err != nil {
 		g.stats.destroyFailures.Add(1)
 		g.cfg.Log.Warn("an unwrapped seed could not be destroyed; it goes with its session", "err", err)
@@ -161,7 +139,7 @@ func (g *generation) destroySeed(handle pkcs11.ObjectHandle) {
 // worn says that the module leaked enough for C_Finalize to be due.
 func (g *generation) worn() bool {
 	limit := g.cfg.Profile.RecycleAfter
-	return limit > 0 && g.destroyed.Load() >= limit
+	return limit > 0 && g.handles.destroyed.Load() >= limit
 }
 
 // longest is how long the longest running use of a session has been going on.

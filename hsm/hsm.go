@@ -126,7 +126,7 @@ func (h *HSM) run(ctx context.Context, op func(*generation) error) error {
 		if err != nil {
 			return err
 		}
-		c, err := h.attempt(g, op)
+		c, err := h.attempt(ctx, g, op)
 		if retry := c == classLogin || c == classHandle || c == classDevice; !retry || tried[c] {
 			return h.finish(c, err)
 		}
@@ -135,9 +135,12 @@ func (h *HSM) run(ctx context.Context, op func(*generation) error) error {
 }
 
 // attempt runs op on a leased generation, gives the lease back and says what became of it.
-func (h *HSM) attempt(g *generation, op func(*generation) error) (class, error) {
+func (h *HSM) attempt(ctx context.Context, g *generation, op func(*generation) error) (class, error) {
 	defer g.release()
 	err := op(g)
+	if err == nil {
+		err = g.handles.settle(ctx)
+	}
 	c := classify(err, h.cfg.Profile)
 	h.react(g, c, err)
 	return c, err

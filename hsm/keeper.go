@@ -190,14 +190,14 @@ func (h *HSM) fail(err error) {
 	}
 }
 
-// errFlapping paces generation changes when new generations fail as soon as they are used.
+// errFlapping paces generation changes when a module initialised anew fails as soon as it is used.
 var errFlapping = errors.New("the HSM fails as soon as it is used")
 
-// changesInARow within one ReopenInterval are made at once; the next one waits.
-const changesInARow = 3
+// changesInARow of the module within one ReopenInterval are made at once; the next one waits.
+const changesInARow = 5
 
-func (h *HSM) flapping(old *generation) bool {
-	if time.Since(h.begun) >= h.cfg.ReopenInterval || old.worn() {
+func (h *HSM) flapping(old *generation, how change) bool {
+	if how != changeModule || old.worn() || time.Since(h.begun) >= h.cfg.ReopenInterval {
 		h.quick = 0
 		return false
 	}
@@ -207,14 +207,14 @@ func (h *HSM) flapping(old *generation) bool {
 
 // next makes the generation after old and announces it. A failed attempt leaves the module to be finalised.
 func (h *HSM) next(old *generation) (*generation, error) {
-	if h.flapping(old) {
-		return nil, errFlapping
-	}
-	defer time.AfterFunc(h.cfg.DrainTimeout, func() { _ = h.hung(errors.New("reopening the HSM did not end")) }).Stop()
 	h.mu.Lock()
 	how := h.change
 	h.change = changeModule // should this attempt fail, the next one starts from scratch
 	h.mu.Unlock()
+	if h.flapping(old, how) {
+		return nil, errFlapping
+	}
+	defer time.AfterFunc(h.cfg.DrainTimeout, func() { _ = h.hung(errors.New("reopening the HSM did not end")) }).Stop()
 	old.closeSessions()
 	g, err := h.reopen(old, how)
 	if err != nil {
@@ -269,8 +269,7 @@ func (h *HSM) logIn(ctx context.Context, number uint64, slot uint, login bool) (
 				return err
 			}
 		}
-		g.keys, err = findKeys(s, h.cfg.Profile)
-		return err
+		return g.learnKeys(s)
 	})
 	if err == nil {
 		err = g.selfCheck(ctx)

@@ -76,6 +76,20 @@ func (k keyring) current(label string) (seed.KeyRef, pkcs11.ObjectHandle) {
 	return ref, k.handles[ref]
 }
 
+// learnKeys finds the master keys and notes their handles as in use.
+func (g *generation) learnKeys(s *session) error {
+	var err error
+	if g.keys, err = findKeys(s, g.cfg.Profile); err != nil {
+		return err
+	}
+	for _, h := range g.keys.handles {
+		if _, err := g.handles.newObject(func() (pkcs11.ObjectHandle, error) { return h, nil }); err != nil {
+			return fmt.Errorf("find master keys: %w", err)
+		}
+	}
+	return nil
+}
+
 // findKeys reads all master keys of the slot and refuses two under one label, any with other attributes than its
 // specification, and any label without a key.
 func findKeys(s *session, p profile.Profile) (keyring, error) {

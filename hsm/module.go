@@ -18,7 +18,7 @@ type module struct {
 	cfg     *Config
 	p       *pkcs11.Ctx
 	context *crypto11.Context // nil while the module is not initialised by us
-	used    bool              // it was initialised by us at least once
+	unsure  bool              // a failure of ours may have left it initialised
 }
 
 // openModules keeps a process from opening a module twice: two initialisers would finalise it under each other.
@@ -53,8 +53,7 @@ func (m *module) unload() {
 
 // initialise makes the module ready, logs in and returns the slot of the labelled token.
 func (m *module) initialise() (slot uint, err error) {
-	if m.used {
-		// A failed C_Finalize or crypto11.Configure may have left it initialised. Nobody else in this process uses it.
+	if m.unsure { // nobody else in this process uses it
 		if err := m.p.Finalize(); err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)) {
 			return 0, fmt.Errorf("finalise the PKCS#11 module: %w", err)
 		}
@@ -62,10 +61,11 @@ func (m *module) initialise() (slot uint, err error) {
 	context, err := crypto11.Configure(&crypto11.Config{
 		Path: m.cfg.Module, TokenLabel: m.cfg.TokenLabel, Pin: m.cfg.PIN.Reveal(), MaxSessions: 2,
 	})
+	m.unsure = err != nil // crypto11 ignores whether its C_Finalize worked
 	if err != nil {
 		return 0, m.explain(err)
 	}
-	m.context, m.used = context, true
+	m.context = context
 	slot, err = m.slotByLabel()
 	if err != nil {
 		return 0, errors.Join(err, m.finalise())
@@ -81,6 +81,7 @@ func (m *module) finalise() error {
 	context := m.context
 	m.context = nil
 	if err := context.Close(); err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)) {
+		m.unsure = true
 		return fmt.Errorf("finalise the PKCS#11 module: %w", err)
 	}
 	return nil

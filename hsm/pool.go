@@ -149,15 +149,14 @@ func (p *pool) grow(now time.Time, after time.Duration) {
 }
 
 func (p *pool) open() (*session, error) {
-	handle, err := p.g.p.OpenSession(p.g.slot, p.flags)
+	handle, err := p.g.handles.newSession(func() (pkcs11.SessionHandle, error) {
+		return p.g.p.OpenSession(p.g.slot, p.flags)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open a session: %w", err)
 	}
 	p.g.stats.sessionsOpened.Add(1)
-	s := &session{p: p.g.p, handle: handle}
-	if !p.g.claimSession(handle) {
-		return nil, fmt.Errorf("open a session: %w", errIncoherent)
-	}
+	s := &session{p: p.g.p, handle: handle, handles: p.g.handles}
 	p.mu.Lock()
 	p.all[s] = struct{}{}
 	p.mu.Unlock()
@@ -169,7 +168,7 @@ func (p *pool) close(s *session, alive bool) {
 	p.mu.Lock()
 	delete(p.all, s)
 	p.mu.Unlock()
-	p.g.disclaimSession(s.handle) // before the number can come again
+	p.g.handles.forgetSession(s.handle) // before the number can come again
 	p.g.stats.sessionsDropped.Add(1)
 	if alive {
 		_ = p.g.p.CloseSession(s.handle) // whether it succeeds or not, nothing is left to do with it

@@ -88,7 +88,7 @@ func CreateKeys(ctx context.Context, config Config) (KnownAnswer, error) {
 			if err := g.createMissing(s); err != nil {
 				return err
 			}
-			if g.keys, err = findKeys(s, g.cfg.Profile); err != nil {
+			if err := g.learnKeys(s); err != nil {
 				return err
 			}
 			active, _ := g.keys.current(labelDerive)

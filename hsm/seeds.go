@@ -34,7 +34,6 @@ type liveSeed struct {
 type load struct {
 	done    chan struct{} // closed, under seedCache.mu, when seed or err is set
 	waiters int           // guarded by seedCache.mu
-	calling bool          // inside the module, or not registered yet; guarded by seedCache.mu
 	seed    *liveSeed
 	err     error
 }
@@ -46,12 +45,12 @@ type seedCache struct {
 	mu      sync.Mutex // never held during a call into the module
 	lru     *simplelru.LRU[seedID, *liveSeed]
 	loading map[seedID]*load
-	handles map[pkcs11.ObjectHandle]struct{} // of all live seeds, evicted but pinned ones included
-	doomed  []*liveSeed                      // evicted during the present call of lru.Add
+	live    int         // seeds in the HSM, evicted but pinned ones included
+	doomed  []*liveSeed // evicted during the present call of lru.Add
 }
 
 func newSeedCache(g *generation, size int) (*seedCache, error) {
-	c := &seedCache{g: g, loading: map[seedID]*load{}, handles: map[pkcs11.ObjectHandle]struct{}{}}
+	c := &seedCache{g: g, loading: map[seedID]*load{}}
 	var err error
 	c.lru, err = simplelru.NewLRU(size, func(_ seedID, s *liveSeed) { c.doomed = append(c.doomed, s) })
 	return c, err
@@ -98,7 +97,7 @@ func (c *seedCache) await(ctx context.Context, l *load) (*liveSeed, error) {
 
 func (c *seedCache) load(ctx context.Context, id seedID, l *load, w seed.Wrapped, hash seed.Hash) {
 	defer c.g.release()
-	handle, err := c.g.unwrapSeed(ctx, w, hash, func() { c.setCalling(l) })
+	handle, err := c.g.unwrapSeed(ctx, w, hash)
 	c.mu.Lock()
 	delete(c.loading, id)
 	if err != nil {
@@ -112,19 +111,9 @@ func (c *seedCache) load(ctx context.Context, id seedID, l *load, w seed.Wrapped
 	c.destroy(doomed)
 }
 
-func (c *seedCache) setCalling(l *load) {
-	c.mu.Lock()
-	l.calling = true
-	c.mu.Unlock()
-}
-
-// register takes a new seed into the cache. A number that is still another's means that the module dropped that one
-// behind our back: then no result of this generation can be trusted. Called with mu held.
+// register takes a new seed into the cache. Called with mu held.
 func (c *seedCache) register(id seedID, handle pkcs11.ObjectHandle, refs int) *liveSeed {
-	if _, twice := c.handles[handle]; twice {
-		c.g.incoherent.Store(true)
-	}
-	c.handles[handle] = struct{}{}
+	c.live++
 	s := &liveSeed{handle: handle, refs: refs}
 	c.lru.Add(id, s)
 	return s
@@ -142,13 +131,12 @@ func (c *seedCache) dropDoomed() []*liveSeed {
 	return unused
 }
 
-// unref takes one reference off; true for the last. The number is forgotten before the module may hand it out again.
-// Called with mu held.
+// unref takes one reference off; true for the last. Called with mu held.
 func (c *seedCache) unref(s *liveSeed) bool {
 	if s.refs--; s.refs > 0 {
 		return false
 	}
-	delete(c.handles, s.handle)
+	c.live--
 	return true
 }
 
@@ -168,33 +156,9 @@ func (c *seedCache) destroy(seeds []*liveSeed) {
 	}
 }
 
-// settle waits for the unwraps that are inside the module now. When it has returned nil, every handle that was handed
-// out before has been compared with the live ones, so that no MAC made before was made with a recycled handle.
-func (c *seedCache) settle(ctx context.Context) error {
-	c.mu.Lock()
-	var pending []chan struct{}
-	for _, l := range c.loading {
-		if l.calling {
-			pending = append(pending, l.done)
-		}
-	}
-	c.mu.Unlock()
-	for _, done := range pending {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return waitError(ctx, "an unwrap in progress")
-		}
-	}
-	if c.g.incoherent.Load() {
-		return errIncoherent
-	}
-	return nil
-}
-
 // len is how many seeds are live in the HSM, evicted but pinned ones included.
 func (c *seedCache) len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.handles)
+	return c.live
 }

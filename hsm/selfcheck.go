@@ -31,6 +31,9 @@ func (g *generation) selfCheck(ctx context.Context) error {
 		}
 		return g.checkRefusals(s)
 	})
+	if err == nil {
+		err = g.handles.settle(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("HSM self-check: %w", err)
 	}
@@ -68,7 +71,7 @@ func (g *generation) knownAnswer(s *session, derive seed.KeyRef) (KnownAnswer, e
 		return a, err
 	}
 	var w seed.Wrapped
-	err = g.withBorn(s, key, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
+	err = s.withBorn(key, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
 		w, err = g.wrapForStore(s, born)
 		return err
 	})
@@ -93,7 +96,7 @@ func (g *generation) withUnwrapped(s *session, w seed.Wrapped, fn func(pkcs11.Ob
 		return err
 	}
 	err = fn(h)
-	return errors.Join(g.destroy(s, h, "an unwrapped seed"), err)
+	return errors.Join(s.destroy(h, "an unwrapped seed"), err)
 }
 
 // wrapVectors are the results of RFC 5649 for a key of bytes 0x40, 0x41, … under a wrapping key of bytes 0x00 to 0x1F:
@@ -112,7 +115,7 @@ var wrapVectors = []struct {
 
 // checkWrapping proves that the profile's wrap mechanism is RFC 5649: its number means something else in some modules.
 func (g *generation) checkWrapping(s *session) error {
-	kek, err := s.p.CreateObject(s.handle, vectorKEKTemplate(sequence(0, 32)))
+	kek, err := s.importObject(vectorKEKTemplate(sequence(0, 32)))
 	if err != nil {
 		return fmt.Errorf("import the wrapping key of the test vectors: %w", err)
 	}
@@ -126,11 +129,11 @@ func (g *generation) checkWrapping(s *session) error {
 			break
 		}
 	}
-	return errors.Join(g.destroy(s, kek, "the wrapping key of the test vectors"), err)
+	return errors.Join(s.destroy(kek, "the wrapping key of the test vectors"), err)
 }
 
 func (g *generation) checkVector(s *session, kek pkcs11.ObjectHandle, value []byte, want string) error {
-	key, err := s.p.CreateObject(s.handle, vectorKeyTemplate(value))
+	key, err := s.importObject(vectorKeyTemplate(value))
 	if err != nil {
 		return fmt.Errorf("import it: %w", err)
 	}
@@ -138,7 +141,7 @@ func (g *generation) checkVector(s *session, kek pkcs11.ObjectHandle, value []by
 	if err == nil && hex.EncodeToString(blob) != want {
 		err = errors.New("the result is not that of RFC 5649: correct the HSM profile")
 	}
-	return errors.Join(g.destroy(s, key, "a key of the test vectors"), err)
+	return errors.Join(s.destroy(key, "a key of the test vectors"), err)
 }
 
 // sequence returns n bytes that count up from first.
@@ -172,7 +175,7 @@ func (g *generation) checkRefusals(s *session) error {
 func (g *generation) checkSeedRefusals(s *session) error {
 	_, deriveKey := g.keys.current(labelDerive)
 	var w seed.Wrapped
-	err := g.withBorn(s, deriveKey, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
+	err := s.withBorn(deriveKey, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
 		w, err = g.wrapForStore(s, born)
 		return err
 	})

@@ -12,9 +12,10 @@ import (
 
 // session is one PKCS#11 session. It serves one goroutine at a time, which its pool sees to.
 type session struct {
-	p      *pkcs11.Ctx
-	handle pkcs11.SessionHandle
-	since  atomic.Int64 // Unix nanoseconds at which the running use began; 0 when idle
+	p       *pkcs11.Ctx
+	handle  pkcs11.SessionHandle
+	handles *handles     // of its generation
+	since   atomic.Int64 // Unix nanoseconds at which the running use began; 0 when idle
 }
 
 // running says for how long the present use has been going on.
@@ -80,9 +81,26 @@ func (s *session) unwrap(mech uint, key pkcs11.ObjectHandle, blob []byte, templa
 	if len(blob) == 0 { // miekg/pkcs11 panics on it
 		return 0, fmt.Errorf("%w: it is empty", seed.ErrBadBlob)
 	}
-	h, err := s.p.UnwrapKey(s.handle, mechanism(mech, nil), key, blob, template)
+	h, err := s.handles.newObject(func() (pkcs11.ObjectHandle, error) {
+		return s.p.UnwrapKey(s.handle, mechanism(mech, nil), key, blob, template)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("unwrap: %w", err)
 	}
 	return h, nil
+}
+
+// importObject makes a session object of values that are no secret.
+func (s *session) importObject(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	return s.handles.newObject(func() (pkcs11.ObjectHandle, error) { return s.p.CreateObject(s.handle, template) })
+}
+
+// destroy destroys a session object.
+func (s *session) destroy(h pkcs11.ObjectHandle, what string) error {
+	s.handles.forgetObject(h)
+	s.handles.destroyed.Add(1)
+	if err := s.p.DestroyObject(s.handle, h); err != nil {
+		return fmt.Errorf("destroy %s: %w", what, err)
+	}
+	return nil
 }

@@ -68,7 +68,7 @@ func (g *generation) fill(s *Stats) {
 	s.Generation, s.Leases, s.CachedSeeds = g.number, g.leased(), g.seeds.len()
 	s.PoolSessions, s.PoolInUse = g.workers.size()
 	s.OwnerSessions, s.OwnerInUse = g.owners.size()
-	s.LongestCall, s.DestroyedObjects = g.longest(time.Now()), g.destroyed.Load()
+	s.LongestCall, s.DestroyedObjects = g.longest(time.Now()), g.handles.destroyed.Load()
 }
 
 func (c *counters) snapshot() Stats {

@@ -37,18 +37,14 @@ func (h *HSM) UseSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn fu
 	return verdict
 }
 
-// lend unwraps the seed, or finds it unwrapped, and pins it while fn runs. No result of fn counts unless this returns
-// nil: the handle may have been recycled under it.
+// lend unwraps the seed, or finds it unwrapped, and pins it while fn runs.
 func (g *generation) lend(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn func(*lentMAC) error) error {
 	s, err := g.seeds.borrow(ctx, w, hash)
 	if err != nil {
 		return err
 	}
 	defer g.seeds.release(s)
-	if err := fn(&lentMAC{ctx: ctx, g: g, seed: s, hash: hash}); err != nil {
-		return err
-	}
-	return g.seeds.settle(ctx)
+	return fn(&lentMAC{ctx: ctx, g: g, seed: s, hash: hash})
 }
 
 // lentMAC makes MACs under one pinned seed until it ends.

@@ -1,0 +1,171 @@
+package hsm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+
+	"ramzban/keyservice/seed"
+)
+
+// This file lets the tests do what the product cannot: bring in a known seed, spoil master keys, end a generation.
+
+// WrapKnown imports a seed in clear, zero-padded to the module's minimum, and wraps it under the active wrapping key.
+func WrapKnown(ctx context.Context, h *HSM, hash seed.Hash, value []byte) (seed.Wrapped, error) {
+	padded := append([]byte(nil), value...)
+	for len(padded) < h.cfg.Profile.MinKey(hash) {
+		padded = append(padded, 0)
+	}
+	var w seed.Wrapped
+	err := h.run(ctx, func(g *generation) error {
+		return g.workers.withSession(ctx, func(s *session) error {
+			key, err := s.importObject(vectorKeyTemplate(padded))
+			if err != nil {
+				return err
+			}
+			if w, err = g.wrapForStore(s, key); err != nil {
+				return err
+			}
+			return s.destroy(key, "a known seed")
+		})
+	})
+	return w, err
+}
+
+// Change replaces the current generation, with or without initialising the module anew. It does not wait.
+func (h *HSM) Change(module bool) {
+	how := changeHandles
+	if module {
+		how = changeModule
+	}
+	h.mu.Lock()
+	g := h.current
+	h.mu.Unlock()
+	if g != nil {
+		h.withdraw(g, how)
+	}
+}
+
+// WithAllSessions holds every session of the pool while fn runs.
+func (h *HSM) WithAllSessions(fn func()) error {
+	ctx := context.Background()
+	g, err := h.lease(ctx)
+	if err != nil {
+		return err
+	}
+	defer g.release()
+	var held []*session
+	for range cap(g.workers.slots) {
+		s, err := g.workers.borrow(ctx, false)
+		if err != nil {
+			return err
+		}
+		held = append(held, s)
+	}
+	fn()
+	for _, s := range held {
+		g.workers.giveBack(s, nil)
+	}
+	return nil
+}
+
+// LiveObjects counts the session objects the module holds.
+func (h *HSM) LiveObjects(ctx context.Context) (int, error) {
+	n := 0
+	err := h.run(ctx, func(g *generation) error {
+		return g.workers.withSession(ctx, func(s *session) error {
+			found, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false)})
+			n = len(found)
+			return err
+		})
+	})
+	return n, err
+}
+
+// Attribute is one attribute of a key to be made wrongly.
+type Attribute struct {
+	Type  uint
+	Value any
+}
+
+// CreateKey makes a master key by its template with the given attributes instead of the template's.
+func CreateKey(config Config, ref seed.KeyRef, instead ...Attribute) error {
+	return administer(config, func(g *generation) error {
+		return g.workers.withSession(context.Background(), func(s *session) error {
+			spec := keySpecs[ref.Label]
+			template := masterTemplate(ref, spec, g.cfg.Profile)
+			for _, a := range instead {
+				for i, t := range template {
+					if t.Type == a.Type {
+						template[i] = pkcs11.NewAttribute(a.Type, a.Value)
+					}
+				}
+			}
+			_, err := s.p.GenerateKey(s.handle, mechanism(spec.generate, nil), template)
+			return err
+		})
+	})
+}
+
+// DestroyKeys destroys all objects of a master key's label and version.
+func DestroyKeys(config Config, ref seed.KeyRef) error {
+	return administer(config, func(g *generation) error {
+		return g.workers.withSession(context.Background(), func(s *session) error {
+			found, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, ref.String())})
+			if err != nil {
+				return err
+			}
+			if len(found) == 0 {
+				return fmt.Errorf("no %s to destroy", ref)
+			}
+			for _, h := range found {
+				if err := s.p.DestroyObject(s.handle, h); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// Raw runs the three mixes of C calls that the benchmarks compare the product with, on one session each.
+type Raw struct {
+	g *generation
+	s *session
+}
+
+// WithRaw lends a raw session of the current generation.
+func WithRaw(h *HSM, fn func(Raw) error) error {
+	ctx := context.Background()
+	return h.run(ctx, func(g *generation) error {
+		return g.workers.withSession(ctx, func(s *session) error { return fn(Raw{g, s}) })
+	})
+}
+
+// Unwrap makes a live handle.
+func (r Raw) Unwrap(w seed.Wrapped, hash seed.Hash) (pkcs11.ObjectHandle, error) {
+	key, err := r.g.keys.get(w.Key)
+	if err != nil {
+		return 0, err
+	}
+	return r.s.p.UnwrapKey(r.s.handle, mechanism(uint(w.Mech), nil), key, w.Blob, verifyTemplate(hash, len(w.Blob), r.g.cfg.Profile))
+}
+
+// HMAC makes one MAC on a live handle.
+func (r Raw) HMAC(key pkcs11.ObjectHandle, hash seed.Hash, message []byte) error {
+	_, err := r.s.hmac(key, hash, message)
+	return err
+}
+
+// Destroy destroys a session object.
+func (r Raw) Destroy(key pkcs11.ObjectHandle) error { return r.s.p.DestroyObject(r.s.handle, key) }
+
+// DeriveWrapDestroy makes a seed, wraps it for the store and destroys it.
+func (r Raw) DeriveWrapDestroy(context []byte, hash seed.Hash) error {
+	_, key := r.g.keys.current(labelDerive)
+	return r.s.withBorn(key, context, hash.SeedLength(), func(born pkcs11.ObjectHandle) error {
+		_, err := r.g.wrapForStore(r.s, born)
+		return err
+	})
+}
