@@ -168,7 +168,7 @@ func (r record) commitment() []byte {
 // tail is the last four characters of a subject, and of short account ids at most half.
 func tail(s seed.Subject) string {
 	v := s.Reveal()
-	return v[len(v)-min(4, (len(v)+1)/2):]
+	return v[len(v)-min(4, len(v)/2):]
 }
 
 // checkIssue returns an *Error that says what is wrong with the request.

@@ -1,6 +1,7 @@
 package keyservice
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -86,8 +87,8 @@ func (s *Service) seal(ctx context.Context, r record) (store.Put, error) {
 // remembered by the digest of their key and value, so that any edit is seen.
 func (s *Service) unseal(ctx context.Context, it store.Item) (record, error) {
 	const what = "token record"
-	var e envelope
-	if err := decoding.Unmarshal(it.Value, &e); err != nil || e.Seal == nil {
+	e, err := open(it.Value)
+	if err != nil || e.Seal == nil {
 		return record{}, &tampered{what, errors.Join(errors.New("no sealed envelope"), err)}
 	}
 	bound, err := bind(it.Key, e.Body)
@@ -132,8 +133,8 @@ func unmac[T any](s *Service, it store.Item, what string) (T, error) {
 	if it.Version == 0 {
 		return none, &tampered{what, errors.New("the row is missing")}
 	}
-	var e envelope
-	if err := decoding.Unmarshal(it.Value, &e); err != nil {
+	e, err := open(it.Value)
+	if err != nil {
 		return none, &tampered{what, err}
 	}
 	bound, err := bind(it.Key, e.Body)
@@ -154,6 +155,19 @@ func (s *Service) sum(bound []byte) []byte {
 	m := hmac.New(sha256.New, s.hostKey)
 	m.Write(bound)
 	return m.Sum(nil)
+}
+
+// open reads an envelope. Only the one encoding that the service writes is one: no two values mean the same row.
+func open(value []byte) (envelope, error) {
+	var e envelope
+	if err := decoding.Unmarshal(value, &e); err != nil {
+		return envelope{}, err
+	}
+	again, err := encoding.Marshal(e)
+	if err == nil && !bytes.Equal(again, value) {
+		err = errors.New("not in the one encoding of its kind")
+	}
+	return e, err
 }
 
 func encodeBody(key store.Key, v any) (body, bound []byte, err error) {

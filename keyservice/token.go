@@ -52,7 +52,7 @@ func requireItems(items []store.Item) []store.Require {
 // save makes the rows of a changed token: a new revision of the record, and the state that goes with it.
 func (s *Service) save(ctx context.Context, t token) (decision, error) {
 	t.Revision++
-	t.state.Revision = t.Revision
+	t.state.Schema, t.state.Revision = schema, t.Revision
 	r, err := s.seal(ctx, t.record)
 	if err != nil {
 		return decision{}, err

@@ -1,0 +1,315 @@
+package keyservice
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" //nolint:gosec // OAEP as the HSM does it
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/hsm"
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
+	"ramzban/keyservice/store/badgerstore"
+	"ramzban/softhsm"
+)
+
+// A real SoftHSM serves every test of the package: PKCS#11 initialises once per process.
+var theHSM *hsm.HSM
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "keyservice")
+		if err != nil {
+			panic(err)
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		token, err := softhsm.Provision(context.Background(), dir)
+		if err != nil {
+			panic(err)
+		}
+		if theHSM, err = hsm.Open(context.Background(), token.Config()); err != nil {
+			panic(err)
+		}
+		defer func() { _ = theHSM.Close() }()
+		return m.Run()
+	}())
+}
+
+// The callers of the demo, one role each.
+var (
+	branch      = authz.Caller{Name: "branch", Roles: []authz.Role{authz.Issuer}}
+	mobileBank  = authz.Caller{Name: "mobile-bank", Roles: []authz.Role{authz.Activator}}
+	smsGateway  = authz.Caller{Name: "sms-gateway", Roles: []authz.Role{authz.Courier}}
+	coreBanking = authz.Caller{Name: "core-banking", Roles: []authz.Role{authz.Verifier}}
+	auditor     = authz.Caller{Name: "auditor", Roles: []authz.Role{authz.Auditor}}
+)
+
+// world is one key service with its store, clock and ways to make things go wrong.
+type world struct {
+	*Service
+	t     testing.TB
+	dir   string
+	db    *badgerstore.Store
+	clock *fakeClock
+	hsm   *faultyHSM
+	store *faultyStore
+}
+
+type fakeClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *fakeClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *fakeClock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// faultyHSM is the real HSM; while fail is set, seeds cannot be used. It counts the MACs made under seeds.
+type faultyHSM struct {
+	HSM
+	mu   sync.Mutex
+	fail error
+	macs int
+}
+
+func (f *faultyHSM) UseSeed(ctx context.Context, w seed.Wrapped, h seed.Hash, fn func(seed.MAC) error) error {
+	f.mu.Lock()
+	fail := f.fail
+	f.mu.Unlock()
+	if fail != nil {
+		return fail
+	}
+	return f.HSM.UseSeed(ctx, w, h, func(mac seed.MAC) error {
+		return fn(func(message []byte) ([]byte, error) {
+			f.mu.Lock()
+			f.macs++
+			f.mu.Unlock()
+			return mac(message)
+		})
+	})
+}
+
+func (f *faultyHSM) made() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.macs
+}
+
+// faultyStore is the real store. before, if set, is asked before each commit and may answer in its place; after, if
+// set, may replace the answer of a commit that was made.
+type faultyStore struct {
+	store.Store
+	before, after func(store.Change) error
+}
+
+func (f *faultyStore) Commit(ctx context.Context, c store.Change) (uint64, error) {
+	if f.before != nil {
+		if err := f.before(c); err != nil {
+			return 0, err
+		}
+	}
+	index, err := f.Store.Commit(ctx, c)
+	if err == nil && f.after != nil {
+		err = f.after(c)
+	}
+	return index, err
+}
+
+func profiles() map[string]otp.Policy {
+	return map[string]otp.Policy{
+		"offline-60": {Type: otp.TOTP, Hash: seed.SHA1, Digits: 6, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute},
+		"sha-256":    {Type: otp.TOTP, Hash: seed.SHA256, Digits: 8, Period: 30 * time.Second, Validity: time.Minute, DriftSearch: 30 * time.Second, DriftBound: time.Minute},
+		"sha-512":    {Type: otp.TOTP, Hash: seed.SHA512, Digits: 7, Period: 30 * time.Second, Validity: time.Minute, DriftSearch: 30 * time.Second, DriftBound: time.Minute},
+		"counter-6":  {Type: otp.HOTP, Hash: seed.SHA1, Digits: 6, LookAhead: 10},
+	}
+}
+
+func newWorld(t testing.TB) *world {
+	w := &world{t: t, dir: t.TempDir(), clock: &fakeClock{now: time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)}, hsm: &faultyHSM{HSM: theHSM}}
+	w.open()
+	t.Cleanup(func() { require.NoError(t, w.db.Close()) })
+	return w
+}
+
+// open starts the service on what is stored in the world's directory.
+func (w *world) open() {
+	db, err := badgerstore.Open(badgerstore.Options{Dir: w.dir, Sequencer: audit.Sequence, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(w.t, err)
+	w.db, w.store = db, &faultyStore{Store: db}
+	w.restart()
+}
+
+// restart forgets everything the service holds in memory.
+func (w *world) restart() {
+	s, err := New(context.Background(), Config{
+		HSM: w.hsm, Store: w.store, Node: "node-1", Profiles: profiles(), Uses: []string{"second-pin", "login"}, Guess: limits,
+		Clock: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(w.t, err)
+	w.Service = s
+}
+
+// phone is a customer's device: it makes passwords in software, at a clock of its own.
+type phone struct {
+	w       *world
+	key     *rsa.PrivateKey
+	der     []byte
+	id      string
+	serial  string
+	seed    []byte
+	policy  otp.Policy
+	drift   time.Duration
+	counter uint64
+}
+
+// phoneKeys are made once: RSA key generation is slow, and no test depends on a fresh one.
+var phoneKeys = sync.OnceValue(func() []*rsa.PrivateKey {
+	keys := make([]*rsa.PrivateKey, 4)
+	for i := range keys {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			panic(err)
+		}
+		keys[i] = key
+	}
+	return keys
+})
+
+func (w *world) newPhone(key int) *phone {
+	k := phoneKeys()[key]
+	der, err := x509.MarshalPKIXPublicKey(&k.PublicKey)
+	require.NoError(w.t, err)
+	return &phone{w: w, key: k, der: der, id: fmt.Sprintf("device-%d", key)}
+}
+
+// card makes a valid test card number of an index.
+func card(i int) string {
+	digits := fmt.Sprintf("603799%09d", i)
+	return fmt.Sprintf("%s%d", digits, luhnDigit(digits))
+}
+
+func (w *world) issueRequest(subject, profile string) IssueRequest {
+	return IssueRequest{Class: ClassCard, Subject: seed.NewSubject(subject), Channel: ChannelApp, Profile: profile, Uses: []string{"second-pin"}}
+}
+
+func (w *world) issued(subject, profile string) IssuedToken {
+	issued, err := w.Issue(context.Background(), branch, w.issueRequest(subject, profile))
+	require.NoError(w.t, err)
+	return issued
+}
+
+func (w *world) code(issued IssuedToken) seed.Code {
+	code, err := w.CollectCode(context.Background(), smsGateway, issued.Activation.ID)
+	require.NoError(w.t, err)
+	return code.Code
+}
+
+func (p *phone) request(subject string, issued IssuedToken, code seed.Code) ActivateRequest {
+	return ActivateRequest{Serial: issued.Serial, Subject: seed.NewSubject(subject), Code: code, DeviceID: p.id, Channel: ChannelApp, KeyDER: p.der}
+}
+
+// receive opens the seed that was delivered to the phone.
+func (p *phone) receive(a ActivatedToken) {
+	opened, err := rsa.DecryptOAEP(sha1.New(), nil, p.key, a.Seed, nil)
+	require.NoError(p.w.t, err)
+	p.serial, p.seed, p.policy = a.Serial, opened, a.Policy
+}
+
+func (p *phone) mac(message []byte) []byte {
+	m := hmac.New(p.policy.Hash.New(), p.seed)
+	m.Write(message)
+	return m.Sum(nil)
+}
+
+func (p *phone) proof() []byte {
+	sum := sha256.Sum256(p.der)
+	return p.mac(ConfirmMessage(p.serial, sum[:]))
+}
+
+// at is the password of one moving factor.
+func (p *phone) at(factor uint64) seed.Password {
+	made, err := otp.Truncate(p.mac(otp.Message(factor)), p.policy.Digits)
+	require.NoError(p.w.t, err)
+	return made
+}
+
+// factor is the phone's moving factor now.
+func (p *phone) factor() uint64 {
+	if p.policy.Type == otp.HOTP {
+		return p.counter
+	}
+	return uint64(p.w.clock.Now().Add(p.drift).Unix() / int64(p.policy.Period/time.Second))
+}
+
+// password makes the phone's password of now; a counter moves on.
+func (p *phone) password() seed.Password {
+	made := p.at(p.factor())
+	p.counter++
+	return made
+}
+
+// wrong is a password that no moving factor near now makes.
+func (p *phone) wrong() seed.Password {
+	near := map[string]bool{}
+	for f := max(p.factor(), 60) - 60; f < p.factor()+60; f++ {
+		near[p.at(f).Reveal()] = true
+	}
+	for i := range len(near) + 1 {
+		if typed := fmt.Sprintf("%0*d", p.policy.Digits, i); !near[typed] {
+			return seed.NewPassword(typed)
+		}
+	}
+	panic("unreachable: more candidates than near passwords")
+}
+
+// enrol walks a new token of a card to active on a new phone.
+func (w *world) enrol(subject, profile string) *phone {
+	issued, p := w.issued(subject, profile), w.newPhone(0)
+	activated, err := w.Activate(context.Background(), mobileBank, p.request(subject, issued, w.code(issued)))
+	require.NoError(w.t, err)
+	p.receive(activated)
+	status, err := w.Confirm(context.Background(), mobileBank, ConfirmRequest{Serial: p.serial, Proof: p.proof()})
+	require.NoError(w.t, err)
+	require.Equal(w.t, Active, status)
+	return p
+}
+
+func (w *world) try(p *phone, typed seed.Password) Verdict {
+	v, err := w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: typed})
+	require.NoError(w.t, err)
+	return v
+}
+
+func (w *world) entries() []LoggedEntry {
+	var all []LoggedEntry
+	for {
+		page, err := w.AuditEntries(context.Background(), auditor, uint64(len(all)), MaxAuditPage)
+		require.NoError(w.t, err)
+		all = append(all, page...)
+		if len(page) < MaxAuditPage {
+			return all
+		}
+	}
+}

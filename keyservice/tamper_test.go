@@ -1,0 +1,246 @@
+package keyservice
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/store"
+)
+
+// attack writes rows as someone with the database, but without the HSM, would.
+func (w *world) attack(puts []store.Put, deletes ...store.Key) {
+	entry, err := audit.Encode(audit.Entry{Action: "attack"})
+	require.NoError(w.t, err)
+	_, err = w.db.Commit(context.Background(), store.Change{Put: puts, Delete: deletes, Entry: entry})
+	require.NoError(w.t, err)
+}
+
+func (w *world) row(key store.Key) store.Put {
+	items, err := w.db.Get(context.Background(), key)
+	require.NoError(w.t, err)
+	require.NotZero(w.t, items[0].Version, "row %q", key)
+	return store.Put{Key: key, Value: items[0].Value}
+}
+
+// edits returns one row for each field of the stored body, with that field changed and the old seal or MAC.
+func (w *world) edits(key store.Key) map[string]store.Put {
+	original := w.row(key)
+	var e envelope
+	require.NoError(w.t, decoding.Unmarshal(original.Value, &e))
+	var fields map[int]any
+	require.NoError(w.t, decoding.Unmarshal(e.Body, &fields))
+	require.NotEmpty(w.t, fields)
+	edited := map[string]store.Put{}
+	for field := range fields {
+		var changed map[int]any
+		require.NoError(w.t, decoding.Unmarshal(e.Body, &changed))
+		changed[field] = edit(changed[field])
+		body, err := encoding.Marshal(changed)
+		require.NoError(w.t, err)
+		require.NotEqual(w.t, e.Body, body)
+		value, err := encoding.Marshal(envelope{Body: body, Seal: e.Seal, MAC: e.MAC})
+		require.NoError(w.t, err)
+		edited[fmt.Sprintf("field %d", field)] = store.Put{Key: key, Value: value}
+	}
+	return edited
+}
+
+// edit changes a value to another of its kind.
+func edit(v any) any {
+	switch v := v.(type) {
+	case uint64:
+		return v + 1
+	case int64:
+		return v + 1
+	case string:
+		if v == string(Active) {
+			return string(Suspended)
+		}
+		return v + "x"
+	case []byte:
+		flipped := append([]byte{}, v...)
+		flipped[0] ^= 1
+		return flipped
+	case []any:
+		return append(v, "login")
+	case map[any]any:
+		changed := map[any]any{}
+		for k, inner := range v {
+			changed[k] = edit(inner)
+		}
+		if len(changed) == 0 {
+			changed[uint64(1)] = uint64(1)
+		}
+		return changed
+	}
+	panic(fmt.Sprintf("a field of type %T", v))
+}
+
+// refusedAndAlarmed says that a right password is refused because a row was tampered with, and that the log has it.
+func (w *world) refusedAndAlarmed(p *phone, what string) {
+	before := len(w.entries())
+	_, err := w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: p.at(p.factor())})
+	require.Equal(w.t, CodeTampered, CodeOf(err), what)
+	log := w.entries()
+	found := false
+	for _, e := range log[before:] {
+		found = found || (e.Outcome == audit.Tampered && e.Serial == p.serial)
+	}
+	require.True(w.t, found, "%s: the log has the alarm", what)
+}
+
+// Any edit of any field of any row that a verdict depends on is seen, with cold and with warm handles, and only the
+// token concerned fails.
+func TestEveryEditedFieldIsSeen(t *testing.T) {
+	for _, temperature := range []string{"cold", "warm"} {
+		t.Run(temperature, func(t *testing.T) {
+			w := newWorld(t)
+			alarms := 0
+			w.Observer = observer(func(o audit.Outcome) {
+				if o == audit.Tampered {
+					alarms++
+				}
+			})
+			p, bystander := w.enrol(card(1), "counter-6"), w.enrol(card(2), "counter-6")
+			require.True(t, w.try(p, p.password()).Accepted)
+			require.Equal(t, ReasonMismatch, w.try(p, p.wrong()).Reason)
+			tok, err := w.load(context.Background(), p.serial)
+			require.NoError(t, err)
+			rows := []store.Key{recordKey(p.serial), stateRowKey(p.serial), budgetKey(tok.Subject.Sum, "second-pin")}
+			edits := 0
+			for _, key := range rows {
+				original := w.row(key)
+				for field, edited := range w.edits(key) {
+					if temperature == "cold" {
+						w.restart()
+					}
+					w.attack([]store.Put{edited})
+					w.refusedAndAlarmed(p, fmt.Sprintf("%s, %s", key[:2], field))
+					edits++
+					w.attack([]store.Put{original})
+				}
+			}
+			require.Greater(t, edits, 20)
+			require.True(t, w.try(p, p.password()).Accepted, "with the original rows it works again")
+			require.True(t, w.try(bystander, bystander.password()).Accepted)
+			if temperature == "warm" {
+				require.Equal(t, edits, alarms, "each was alarmed")
+			}
+		})
+	}
+}
+
+type observer func(audit.Outcome)
+
+func (o observer) Decided(_ authz.Action, outcome audit.Outcome, _ string) { o(outcome) }
+
+// Exchanging rows between customers is seen although each row carries a right seal or MAC of its own.
+func TestExchangedRowsAreSeen(t *testing.T) {
+	for _, temperature := range []string{"cold", "warm"} {
+		t.Run(temperature, func(t *testing.T) {
+			w := newWorld(t)
+			victim, thief := w.enrol(card(1), "offline-60"), w.enrol(card(2), "offline-60")
+			v, err := w.load(context.Background(), victim.serial)
+			require.NoError(t, err)
+			th, err := w.load(context.Background(), thief.serial)
+			require.NoError(t, err)
+			pairs := map[string][2]store.Key{
+				"records": {recordKey(victim.serial), recordKey(thief.serial)},
+				"states":  {stateRowKey(victim.serial), stateRowKey(thief.serial)},
+				"budgets": {budgetKey(v.Subject.Sum, "second-pin"), budgetKey(th.Subject.Sum, "second-pin")},
+			}
+			for name, pair := range pairs {
+				mine, theirs := w.row(pair[0]), w.row(pair[1])
+				if temperature == "cold" {
+					w.restart()
+				}
+				w.attack([]store.Put{{Key: mine.Key, Value: theirs.Value}, {Key: theirs.Key, Value: mine.Value}})
+				w.refusedAndAlarmed(victim, name)
+				w.refusedAndAlarmed(thief, name)
+				w.attack([]store.Put{mine, theirs})
+			}
+			w.swapSeeds(victim.serial, thief.serial)
+			w.refusedAndAlarmed(victim, "wrapped seeds")
+			w.refusedAndAlarmed(thief, "wrapped seeds")
+		})
+	}
+}
+
+// swapSeeds exchanges the wrapped seeds inside two records and leaves everything else of them.
+func (w *world) swapSeeds(a, b string) {
+	var envelopes [2]envelope
+	var records [2]record
+	for i, serial := range []string{a, b} {
+		require.NoError(w.t, decoding.Unmarshal(w.row(recordKey(serial)).Value, &envelopes[i]))
+		require.NoError(w.t, decoding.Unmarshal(envelopes[i].Body, &records[i]))
+	}
+	records[0].Seed, records[1].Seed = records[1].Seed, records[0].Seed
+	for i, serial := range []string{a, b} {
+		body, err := encoding.Marshal(records[i])
+		require.NoError(w.t, err)
+		value, err := encoding.Marshal(envelope{Body: body, Seal: envelopes[i].Seal})
+		require.NoError(w.t, err)
+		w.attack([]store.Put{{Key: recordKey(serial), Value: value}})
+	}
+}
+
+func TestRemovedRowsAreSeen(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	tok, err := w.load(context.Background(), p.serial)
+	require.NoError(t, err)
+	for _, key := range []store.Key{stateRowKey(p.serial), budgetKey(tok.Subject.Sum, "second-pin")} {
+		original := w.row(key)
+		w.attack(nil, key)
+		w.refusedAndAlarmed(p, string(key[:2]))
+		w.attack([]store.Put{original})
+	}
+	require.True(t, w.try(p, p.password()).Accepted)
+}
+
+// A whole older pair of rows carries right seals: only the log knows better.
+func TestTheAuditComparisonFindsOlderRowsPutBack(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	p, bystander := w.enrol(card(1), "counter-6"), w.enrol(card(2), "counter-6")
+	require.True(t, w.try(bystander, bystander.password()).Accepted)
+	tok, err := w.load(ctx, p.serial)
+	require.NoError(t, err)
+	keys := []store.Key{recordKey(p.serial), stateRowKey(p.serial), budgetKey(tok.Subject.Sum, "second-pin")}
+	var older []store.Put
+	for _, key := range keys {
+		older = append(older, w.row(key))
+	}
+	found, err := w.CompareAudit(ctx, auditor)
+	require.NoError(t, err)
+	require.Empty(t, found)
+
+	typed := p.password()
+	w.try(p, p.wrong())
+	require.True(t, w.try(p, typed).Accepted)
+	_, err = w.Suspend(ctx, branch, p.serial)
+	require.NoError(t, err)
+	w.attack(older)
+	require.True(t, w.try(p, typed).Accepted, "out of reach of the seals, as the threat model says")
+
+	w.attack(older)
+	found, err = w.CompareAudit(ctx, auditor)
+	require.NoError(t, err)
+	what := map[string]bool{}
+	for _, d := range found {
+		require.Equal(t, p.serial, d.Serial)
+		require.Less(t, d.Stored, d.Logged)
+		what[d.What] = true
+	}
+	require.Equal(t, map[string]bool{"record revision": true, "next moving factor": true, "guess budget": true}, what)
+
+	w.attack(nil, keys...)
+	found, err = w.CompareAudit(ctx, auditor)
+	require.NoError(t, err)
+	require.Len(t, found, 3, "removed rows are found too")
+}
