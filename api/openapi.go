@@ -80,7 +80,7 @@ func codeList() []describedCode {
 var (
 	shared = []string{
 		wire.CodeRequestMalformed, wire.CodeRequestTimeout, wire.CodeHeaderTooLarge, wire.CodeBodyTooLarge,
-		wire.CodeBodyUnexpected, wire.CodeEncodingUnsupported, string(keyservice.CodeInvalid), string(keyservice.CodeInternal),
+		wire.CodeEncodingUnsupported, string(keyservice.CodeInvalid), string(keyservice.CodeInternal),
 	}
 	certified = []string{
 		wire.CodeCertificateRequired, wire.CodeCertificateExpired, wire.CodeCertificateUnknown, string(keyservice.CodeDenied),
@@ -96,8 +96,10 @@ func (r route) operation(api huma.API) huma.Operation {
 	for _, c := range r.codes {
 		codes = append(codes, string(c))
 	}
-	if r.method == post {
+	if r.body {
 		codes = append(codes, bodied...)
+	} else {
+		codes = append(codes, wire.CodeBodyUnexpected)
 	}
 	return huma.Operation{
 		OperationID: r.id, Method: r.method, Path: r.path, Summary: r.summary,
@@ -113,7 +115,7 @@ func (s *Server) timeOperation() huma.Operation {
 	return huma.Operation{
 		OperationID: "time", Method: get, Path: "/v1/time", Summary: "Tell the server's clock",
 		Description:   "For phones whose clock is wrong. Anyone may ask; no certificate is needed.",
-		DefaultStatus: http.StatusOK, Tags: []string{"anyone"}, Responses: problemResponses(s.huma, shared),
+		DefaultStatus: http.StatusOK, Tags: []string{"anyone"}, Responses: problemResponses(s.huma, append([]string{wire.CodeBodyUnexpected}, shared...)),
 	}
 }
 

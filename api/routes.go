@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -20,6 +21,7 @@ type route struct {
 	summary      string
 	description  string
 	status       int               // of success
+	body         bool              // takes one
 	long         bool              // may take ComparisonTimeout
 	codes        []keyservice.Code // refusals besides those every route shares
 }
@@ -98,6 +100,7 @@ type answer[O any] struct{ Body O }
 
 // handle registers a use case: its handler is given the caller, and its error goes through the error map.
 func handle[I, O any](s *Server, r route, h func(context.Context, authz.Caller, *I) (O, error)) {
+	_, r.body = reflect.TypeFor[I]().FieldByName("Body")
 	if r.long {
 		s.routes.long[r.method+" "+r.path] = true
 	}
