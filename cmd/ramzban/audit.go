@@ -82,7 +82,7 @@ func printEntries(w io.Writer, entries []wire.AuditEntry, asJSON bool) error {
 
 // auditRow puts what does not fit beside the rest on a second line.
 func auditRow(index, at, actor, action, outcome, serial string) string {
-	row := fmt.Sprintf("%6s %-19s %-14s %-17s %-12s", index, at, actor, action, serial)
+	row := fmt.Sprintf("%6s %-19s %-12s %-16s %-12s", index, at, actor, action, serial)
 	if len(row)+1+len(outcome) <= 80 {
 		return strings.TrimRight(row+" "+outcome, " ")
 	}

@@ -59,8 +59,8 @@ type OperatorConfig struct {
 type HSMConfig struct {
 	// Module is the vendor's PKCS#11 library, a shared object.
 	Module string `yaml:"module"`
-	// Token is the label of the PKCS#11 token that holds the keys. Slots are never chosen by number: those change.
-	Token string `yaml:"token"`
+	// TokenLabel is the label of the PKCS#11 token that holds the keys. Slots are never chosen by number: those change.
+	TokenLabel string `yaml:"token_label"`
 	// PINFile holds the user PIN on one line; only the service's user may read it. Give this or PINEnv.
 	PINFile string `yaml:"pin_file,omitempty"`
 	// PINEnv names the environment variable that holds the user PIN. Give this or PINFile.

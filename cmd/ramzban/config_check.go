@@ -61,7 +61,7 @@ func isLoopback(listen string) bool {
 func (c Config) checkPaths() error {
 	for _, p := range []struct{ key, value string }{
 		{"api.certificate", c.API.Certificate}, {"api.key", c.API.Key}, {"api.client_ca", c.API.ClientCA},
-		{"hsm.module", c.HSM.Module}, {"hsm.token", c.HSM.Token}, {"hsm.profile", c.HSM.Profile},
+		{"hsm.module", c.HSM.Module}, {"hsm.token_label", c.HSM.TokenLabel}, {"hsm.profile", c.HSM.Profile},
 		{"hsm.known_answer_file", c.HSM.KnownAnswerFile}, {"store.badger.dir", c.Store.Badger.Dir},
 	} {
 		if p.value == "" {

@@ -27,7 +27,7 @@ func DefaultConfig() Config {
 		},
 		Operator: OperatorConfig{Listen: "127.0.0.1:9090"},
 		HSM: HSMConfig{
-			Module: "/usr/lib/softhsm/libsofthsm2.so", Token: "ramzban", PINFile: "/etc/ramzban/hsm.pin",
+			Module: "/usr/lib/softhsm/libsofthsm2.so", TokenLabel: "ramzban", PINFile: "/etc/ramzban/hsm.pin",
 			Profile: "softhsm", Sessions: 8, OwnerSessions: 2, SeedCache: 10_000,
 			KnownAnswerFile: "/etc/ramzban/known-answer",
 		},

@@ -80,7 +80,7 @@ func TestEveryConfigFieldIsDocumented(t *testing.T) {
 func TestConfigIsReadStrictly(t *testing.T) {
 	for name, c := range map[string]struct{ yaml, says string }{
 		"unknown key":         {"node: a\nnod: b\n", "line 2: unknown field"},
-		"unknown nested key":  {"hsm:\n  token: a\n  pin: \"98765\"\n", "line 3: unknown field"},
+		"unknown nested key":  {"hsm:\n  token_label: a\n  pin: \"98765\"\n", "line 3: unknown field"},
 		"repeated key":        {"node: a\nnode: b\n", "line 2: mapping key"},
 		"wrong type":          {"hsm:\n  sessions: many\n", "line 2: "},
 		"duration, no unit":   {"timeouts:\n  request: 5\n", "line 2: the value must be a duration"},
@@ -110,7 +110,7 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		"api.key":               func(c *Config) { c.API.Key = "" },
 		"api.client_ca":         func(c *Config) { c.API.ClientCA = "" },
 		"hsm.module":            func(c *Config) { c.HSM.Module = "" },
-		"hsm.token":             func(c *Config) { c.HSM.Token = "" },
+		"hsm.token_label":       func(c *Config) { c.HSM.TokenLabel = "" },
 		"hsm.profile":           func(c *Config) { c.HSM.Profile = "" },
 		"hsm.pin_file":          func(c *Config) { c.HSM.PINEnv = "ALSO" },
 		"hsm.sessions":          func(c *Config) { c.HSM.Sessions = 0 },

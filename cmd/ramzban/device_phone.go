@@ -101,11 +101,19 @@ func (p phone) publicKey() ([]byte, error) {
 
 // unwrap opens the delivered seed with the phone's key.
 func (p phone) unwrap(a wire.ActivationAnswer) (phoneToken, error) {
-	s, err := rsa.DecryptOAEP(sha1.New(), nil, p.key, a.Seed.Wrapped, nil)
+	s, err := p.open(a.Seed.Wrapped)
 	if err != nil {
-		return phoneToken{}, fmt.Errorf("phone: the delivered seed was not wrapped for this key: %w", err)
+		return phoneToken{}, err
 	}
 	return phoneToken{Serial: a.Serial, Type: otp.Type(a.OTP.Type), Hash: a.OTP.Hash, Digits: a.OTP.Digits, Period: a.OTP.Period, Seed: s}, nil
+}
+
+func (p phone) open(wrapped []byte) ([]byte, error) {
+	s, err := rsa.DecryptOAEP(sha1.New(), nil, p.key, wrapped, nil)
+	if err != nil {
+		return nil, fmt.Errorf("phone: the delivered seed was not wrapped for this key: %w", err)
+	}
+	return s, nil
 }
 
 // save makes the token survive the phone being switched off.

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/api/wire"
+)
+
+// After a run with seeds that only the phones should know, they are nowhere in the service: not in its memory, its
+// files, its log. The API's answers are searched too.
+func TestSeedsAreNeverInTheClear(t *testing.T) {
+	s := startService(t)
+	seeds := map[string][]byte{}
+	answers := walkRaw(t, s, seeds)
+	for i := range 8 {
+		profile := []string{"offline-60", "counter-6"}[i%2]
+		c, err := s.enrol(t.Context(), profile, testCard(i))
+		require.NoError(t, err)
+		seeds[c.serial] = c.token.Seed
+		for range 3 { // accepted, and refused as used or as wrong
+			_, err := s.verify(t.Context(), c.serial, c.password(t))
+			require.NoError(t, err)
+		}
+	}
+	search := newSearcher(seeds)
+
+	// The search sees: this process knows the seeds, and the service knows its own address.
+	own, err := search.inProcess(os.Getpid())
+	require.NoError(t, err)
+	require.NotEmpty(t, own.Found)
+	require.NotEmpty(t, scanProcess(t, s.cmd.Process.Pid, map[string][]byte{"address": []byte(s.api)}).Found)
+
+	r := scanProcess(t, s.cmd.Process.Pid, seeds)
+	t.Logf("searched %d MiB of the service's memory, %d KiB of mapped files lie beyond their end", r.Bytes>>20, r.Unreadable>>10)
+	require.Greater(t, r.Bytes, int64(20<<20))
+	require.Empty(t, r.Found)
+	require.NoError(t, s.terminate())
+	found, err := search.inFiles(s.dir)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.Empty(t, search.in(answers))
+}
+
+// walkRaw plays one token from issue to audit, and returns the service's answers as they came.
+func walkRaw(t *testing.T, s *service, seeds map[string][]byte) []byte {
+	var all bytes.Buffer
+	call := func(as, method, path string, in, out any) {
+		status, answer, err := dev{dir: s.dir, api: s.api}.request(t.Context(), as, method, path, in)
+		require.NoError(t, err)
+		require.Less(t, status, 300, "%s", answer)
+		all.Write(answer)
+		require.NoError(t, json.Unmarshal(answer, out))
+	}
+	key, err := phoneKey()
+	require.NoError(t, err)
+	p := phone{key: key}
+	der, err := p.publicKey()
+	require.NoError(t, err)
+	card := testCard(1000)
+	var issued wire.IssueAnswer
+	call("branch", http.MethodPost, "/v1/tokens", wire.IssueRequest{
+		Class: "card", Subject: card, Channel: "app", Profile: "offline-60", Uses: []string{testUse}}, &issued)
+	var code wire.CodeAnswer
+	call("sms-gateway", http.MethodPost, "/v1/codes/"+issued.Activation.ID+"/collection", nil, &code)
+	var activated wire.ActivationAnswer
+	call("mobile-bank", http.MethodPost, "/v1/tokens/"+issued.Serial+"/activation", wire.ActivationRequest{
+		Subject: card, ActivationCode: code.Code, Device: wire.Device{ID: "d1", Channel: "app", PublicKey: der}}, &activated)
+	token, err := p.unwrap(activated)
+	require.NoError(t, err)
+	seeds[issued.Serial] = token.Seed
+	proof, err := token.proof(der)
+	require.NoError(t, err)
+	call("mobile-bank", http.MethodPost, "/v1/tokens/"+issued.Serial+"/confirmation", wire.ConfirmationRequest{Proof: proof}, &wire.StatusAnswer{})
+	password, _, err := token.next(time.Now())
+	require.NoError(t, err)
+	call("core-banking", http.MethodPost, "/v1/verifications", wire.VerificationRequest{
+		Serial: issued.Serial, Use: testUse, OTP: password.Reveal()}, &wire.VerificationAnswer{})
+	call("branch", http.MethodGet, "/v1/tokens/"+issued.Serial, nil, &wire.TokenAnswer{})
+	call("auditor", http.MethodGet, "/v1/audit/entries?from=0&limit=100", nil, &wire.AuditAnswer{})
+	return all.Bytes()
+}
+
+// What the PKCS#11 module itself leaves behind: SoftHSM runs in the process that uses it.
+func TestSoftHSMAloneLeavesNoSeedBehind(t *testing.T) {
+	key, err := phoneKey()
+	require.NoError(t, err)
+	p := phone{key: key}
+	der, err := p.publicKey()
+	require.NoError(t, err)
+	request, err := json.Marshal(moduleRequest{Dir: filepath.Join(t.TempDir(), "hsm"), PublicKey: der, Seeds: 8})
+	require.NoError(t, err)
+
+	helper := exec.Command(os.Args[0])
+	helper.Env = append(os.Environ(), helperEnv+"=module")
+	helper.Stderr = os.Stderr
+	in, err := helper.StdinPipe()
+	require.NoError(t, err)
+	out, err := helper.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, helper.Start())
+	defer func() { _ = helper.Wait() }()
+	defer func() { _ = in.Close() }()
+	_, err = in.Write(append(request, '\n'))
+	require.NoError(t, err)
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	require.NoError(t, err)
+	var wrapped [][]byte
+	require.NoError(t, json.Unmarshal(line, &wrapped))
+
+	seeds := map[string][]byte{}
+	for i, w := range wrapped {
+		s, err := p.open(w)
+		require.NoError(t, err)
+		seeds[strings.Repeat("i", i+1)] = s
+	}
+	r := scanProcess(t, helper.Process.Pid, seeds)
+	require.Empty(t, r.Found)
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"ramzban/keyservice/store"
+)
+
+// measuredStore times the commits of a store.
+type measuredStore struct {
+	store.Store
+	seconds *prometheus.HistogramVec
+}
+
+// newMeasuredStore wraps s; err says why its engine has failed, nil while it has not.
+func newMeasuredStore(r prometheus.Registerer, s store.Store, c BadgerConfig, err func() error) *measuredStore {
+	m := &measuredStore{Store: s, seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "ramzban_store_commit_seconds", Help: "How long callers wait for a change to be on disk.",
+		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5},
+	}, []string{"outcome"})}
+	r.MustRegister(m.seconds,
+		storeGauge("failed", "1 when the database engine has failed and the process is about to end.", func() float64 { return truth(err() != nil) }),
+		storeGauge("reserve_bytes", "Space of the database's disk that is kept free.", func() float64 { return float64(c.Reserve) }),
+		storeGauge("free_bytes", "Free space on the database's disk; -1 when it cannot be found out.", func() float64 { return freeBytes(c.Dir) }))
+	return m
+}
+
+func storeGauge(name, help string, read func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ramzban_store_" + name, Help: help}, read)
+}
+
+func freeBytes(dir string) float64 {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return -1
+	}
+	return float64(fs.Bavail) * float64(fs.Bsize)
+}
+
+// Commit implements store.Store.
+func (m *measuredStore) Commit(ctx context.Context, change store.Change) (uint64, error) {
+	began := time.Now()
+	index, err := m.Store.Commit(ctx, change)
+	m.seconds.WithLabelValues(commitOutcome(err)).Observe(time.Since(began).Seconds())
+	return index, err
+}
+
+func commitOutcome(err error) string {
+	for _, o := range []struct {
+		err  error
+		name string
+	}{{nil, "committed"}, {store.ErrConflict, "conflict"}, {store.ErrNoSpace, "no_space"}, {store.ErrUnknown, "unknown"}} {
+		if errors.Is(err, o.err) {
+			return o.name
+		}
+	}
+	return "failed"
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"ramzban/api"
+	"ramzban/hsm"
+	"ramzban/keyservice"
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/store/badgerstore"
+)
+
+// node is the running service: every part opened and joined to the others.
+type node struct {
+	config   Config
+	log      *slog.Logger
+	on       listeners
+	hsm      *hsm.HSM
+	db       *badgerstore.Store
+	api      *api.Server
+	operator *api.Operator
+	stopping atomic.Bool
+	fatal    chan error // the HSM module hangs: the process must end
+}
+
+// openNode opens the parts, the cheap ones to check first. What was opened is closed again if a later one fails.
+func openNode(ctx context.Context, c Config, log *slog.Logger, on listeners) (*node, error) {
+	n := &node{config: c, log: log, on: on, fatal: make(chan error, 1)}
+	if err := n.open(ctx); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (n *node) open(ctx context.Context) error {
+	conf, err := n.config.API.tlsConfig()
+	if err != nil {
+		return err
+	}
+	directory, err := n.config.directory()
+	if err != nil {
+		return err
+	}
+	registry := newRegistry()
+	service, err := n.openService(ctx, registry)
+	if err != nil {
+		return err
+	}
+	if n.api, err = api.New(api.Options{
+		Service: service, Directory: directory, TLS: conf, Log: n.log, Metrics: registry, Version: versionString(),
+		HandlerTimeout: time.Duration(n.config.Timeouts.Request),
+	}); err != nil {
+		return err
+	}
+	o := api.OperatorOptions{Listener: n.on.operator, Directory: directory, Ready: n.ready, Metrics: registry, Log: n.log}
+	if n.config.Operator.TLS {
+		o.TLS = conf
+	}
+	n.operator, err = api.NewOperator(o)
+	return err
+}
+
+// openService opens the HSM and the database, and makes the use cases over both.
+func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (_ *keyservice.Service, err error) {
+	badger := n.config.Store.Badger
+	if n.hsm, err = openHSM(ctx, n.config.HSM, n.log, func(err error) { n.fatal <- err }); err != nil {
+		return nil, err
+	}
+	if n.db, err = badgerstore.Open(badgerstore.Options{
+		Dir: badger.Dir, Reserve: uint64(badger.Reserve), Sequencer: audit.Sequence, Log: n.log,
+	}); err != nil {
+		return nil, err
+	}
+	registry.MustRegister(hsmMetrics{stats: n.hsm.Stats})
+	service, err := keyservice.New(ctx, keyservice.Config{
+		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, badger, n.db.Err), Node: n.config.Node,
+		Profiles: n.config.policies(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
+		Clock: time.Now, Log: n.log, Observer: newDecisions(registry),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting the key service: %w", err)
+	}
+	return service, nil
+}
+
+func (c Config) policies() map[string]otp.Policy {
+	policies := make(map[string]otp.Policy, len(c.Profiles))
+	for name, p := range c.Profiles {
+		policies[name] = p.Policy()
+	}
+	return policies
+}
+
+// ready says why the service cannot decide now; nil when it can. The HSM makes one MAC for it.
+func (n *node) ready(ctx context.Context) error {
+	if n.stopping.Load() {
+		return errors.New("the service is stopping")
+	}
+	if err := n.db.Err(); err != nil {
+		return fmt.Errorf("the database failed: %w", err)
+	}
+	return n.hsm.Ready(ctx)
+}
+
+// close closes the database before the HSM: nothing is decided any more by then.
+func (n *node) close() error {
+	var errs []error
+	if n.db != nil {
+		errs = append(errs, n.db.Close())
+	}
+	if n.hsm != nil {
+		errs = append(errs, n.hsm.Close())
+	}
+	return errors.Join(errs...)
+}

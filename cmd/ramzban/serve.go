@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func serveCommand() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:   "serve --config FILE",
+		Short: "Run the service in the foreground until SIGTERM or SIGINT",
+		Long: "Runs the service in the foreground. The log goes to standard output; if the service cannot start or go on,\n" +
+			"one line on standard error says why and what to do, and the exit status is not zero. SIGTERM and SIGINT end\n" +
+			"it after the requests under way were answered.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			config, err := LoadConfig(path)
+			if err != nil {
+				return err
+			}
+			return serve(c.Context(), config, c.OutOrStdout())
+		},
+	}
+	configFlag(c, &path)
+	return c
+}
+
+// serve runs the service until ctx ends or something it rests on has failed for good.
+func serve(ctx context.Context, c Config, out io.Writer) error {
+	log, err := newLog(c.Log, out)
+	if err != nil {
+		return err
+	}
+	if err := forbidCoreDumps(); err != nil {
+		return err
+	}
+	on, err := listen(c)
+	if err != nil {
+		return err
+	}
+	n, err := openNode(ctx, c, log, on)
+	if err != nil {
+		return errors.Join(err, on.close())
+	}
+	return n.run(ctx)
+}
+
+// newLog makes the log; it is handed down, never global.
+func newLog(c LogConfig, out io.Writer) (*slog.Logger, error) {
+	level, err := c.level()
+	if err != nil {
+		return nil, err
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(out, options)), nil
+	}
+	return slog.New(slog.NewJSONHandler(out, options)), nil
+}
+
+// run serves both listeners until ctx ends, a listener fails, the database fails or the HSM hangs.
+func (n *node) run(ctx context.Context) error {
+	stopped := make(chan error, 2)
+	go func() { stopped <- n.api.Serve(n.on.api) }()
+	go func() { stopped <- n.operator.Serve() }()
+	n.log.Info("ready", "api", n.on.api.Addr().String(), "operator", n.on.operator.Addr().String(), "version", versionString())
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping: no new requests, those under way are answered")
+		return n.stop(nil)
+	case err := <-stopped:
+		return n.stop(fmt.Errorf("a listener failed: %w: start the service again", err))
+	case <-n.db.Failed():
+		return n.stop(fmt.Errorf("the database failed: %w: look at its disk, then start the service again", n.db.Err()))
+	case err := <-n.fatal:
+		// The module hangs: nothing can be closed in order, and everything acknowledged is on disk.
+		return fmt.Errorf("the HSM hangs: %w: look at the HSM, then start the service again", err)
+	}
+}
+
+// stop ends the service in order: not ready, requests under way answered, the database closed, the HSM logged out.
+func (n *node) stop(why error) error {
+	n.stopping.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n.config.Timeouts.Shutdown))
+	defer cancel()
+	errs := []error{why, n.api.Shutdown(ctx), n.operator.Shutdown(ctx)}
+	errs = append(errs, n.close())
+	err := errors.Join(errs...)
+	if err == nil {
+		n.log.Info("stopped")
+	}
+	return err
+}

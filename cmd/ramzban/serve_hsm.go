@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"ramzban/hsm"
+	"ramzban/hsm/profile"
+	"ramzban/keyservice/seed"
+)
+
+// openHSM opens and checks the HSM. fatal is called when a hung module can neither be used nor given up.
+func openHSM(ctx context.Context, c HSMConfig, log *slog.Logger, fatal func(error)) (*hsm.HSM, error) {
+	product, err := profile.ByName(c.Profile)
+	if err != nil {
+		return nil, wrong("hsm.profile", "%v", err)
+	}
+	pin, err := c.pin()
+	if err != nil {
+		return nil, err
+	}
+	answers, err := c.knownAnswers()
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range c.Environment {
+		if err := os.Setenv(name, value); err != nil {
+			return nil, wrong("hsm.environment", "%s: %v", name, err)
+		}
+	}
+	h, err := hsm.Open(ctx, hsm.Config{
+		Module: c.Module, TokenLabel: c.TokenLabel, PIN: pin, Profile: product, KnownAnswers: answers,
+		PoolSessions: c.Sessions, OwnerSessions: c.OwnerSessions, SeedCache: c.SeedCache, Log: log, Fatal: fatal,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("HSM: %w", err)
+	}
+	return h, nil
+}
+
+// pin reads the user PIN from where it is kept. Its errors never show what was found there.
+func (c HSMConfig) pin() (seed.PIN, error) {
+	if c.PINEnv != "" {
+		if v := os.Getenv(c.PINEnv); v != "" {
+			return seed.NewPIN(v), nil
+		}
+		return seed.PIN{}, wrong("hsm.pin_env", "the environment variable %s is not set: put the HSM's user PIN there", c.PINEnv)
+	}
+	info, err := os.Stat(c.PINFile)
+	if err != nil {
+		return seed.PIN{}, wrong("hsm.pin_file", "%v: put the HSM's user PIN there, mode 0600", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return seed.PIN{}, wrong("hsm.pin_file", "others may read %s: chmod 600 it", c.PINFile)
+	}
+	b, err := os.ReadFile(c.PINFile)
+	if err != nil {
+		return seed.PIN{}, wrong("hsm.pin_file", "%v: let the service's user read it", err)
+	}
+	v := strings.TrimRight(string(b), "\r\n")
+	if v == "" || strings.ContainsAny(v, "\r\n") {
+		return seed.PIN{}, wrong("hsm.pin_file", "%s must hold the HSM's user PIN on one line", c.PINFile)
+	}
+	return seed.NewPIN(v), nil
+}
+
+// knownAnswers reads the JSON list that the key ceremony wrote.
+func (c HSMConfig) knownAnswers() ([]hsm.KnownAnswer, error) {
+	b, err := os.ReadFile(c.KnownAnswerFile)
+	if err != nil {
+		return nil, wrong("hsm.known_answer_file", "%v: copy it from the key ceremony", err)
+	}
+	var answers []hsm.KnownAnswer
+	if err := json.Unmarshal(b, &answers); err != nil {
+		return nil, wrong("hsm.known_answer_file", "%s is not the known answers of a key ceremony: %v", c.KnownAnswerFile, err)
+	}
+	return answers, nil
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+)
+
+// tlsConfig reads the server's certificate and the CA of its clients.
+func (a APIConfig) tlsConfig() (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(a.Certificate, a.Key)
+	if err != nil {
+		return nil, wrong("api.certificate", "%s with key %s cannot be used: %v: give a PEM certificate and its own key",
+			a.Certificate, a.Key, err)
+	}
+	pem, err := os.ReadFile(a.ClientCA)
+	if err != nil {
+		return nil, wrong("api.client_ca", "%v: give the CA of the clients' certificates", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, wrong("api.client_ca", "%s holds no PEM certificate: give the CA of the clients' certificates", a.ClientCA)
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientCAs: pool,
+		MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven,
+	}, nil
+}
+
+// listeners are the two ports. They are taken before anything slow is begun, so that a port in use is known at once.
+type listeners struct{ api, operator net.Listener }
+
+func listen(c Config) (listeners, error) {
+	api, err := listenOn("api.listen", c.API.Listen)
+	if err != nil {
+		return listeners{}, err
+	}
+	operator, err := listenOn("operator.listen", c.Operator.Listen)
+	if err != nil {
+		return listeners{}, errors.Join(err, api.Close())
+	}
+	return listeners{api: api, operator: operator}, nil
+}
+
+func listenOn(key, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, wrong(key, "%s is in use: stop the other process or choose another port", address)
+	case errors.Is(err, syscall.EACCES):
+		return nil, wrong(key, "%s may not be used by this user: choose a port above 1023", address)
+	case err != nil:
+		return nil, wrong(key, "%v: choose an address of this machine", err)
+	}
+	return l, nil
+}
+
+// close gives both ports back; a listener that was served is closed already.
+func (l listeners) close() error {
+	var errs []error
+	for _, one := range []net.Listener{l.api, l.operator} {
+		if err := one.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, fmt.Errorf("closing a listener: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
