@@ -49,6 +49,14 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
+// take returns what was written since the last take.
+func (l *logBuffer) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.b.Reset()
+	return l.b.String()
+}
+
 // world is a real server on loopback with its own authority.
 type world struct {
 	t       testing.TB
