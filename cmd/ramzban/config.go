@@ -61,9 +61,9 @@ type HSMConfig struct {
 	Module string `yaml:"module"`
 	// TokenLabel is the label of the PKCS#11 token that holds the keys. Slots are never chosen by number: those change.
 	TokenLabel string `yaml:"token_label"`
-	// PINFile holds the user PIN on one line; only the service's user may read it. Give this or PINEnv.
-	PINFile string `yaml:"pin_file,omitempty"`
-	// PINEnv names the environment variable that holds the user PIN. Give this or PINFile.
+	// PINFile holds the user PIN on one line; only the service's user may read it.
+	PINFile string `yaml:"pin_file"`
+	// PINEnv names the environment variable that holds the user PIN; if given, PINFile is not read.
 	PINEnv string `yaml:"pin_env,omitempty"`
 	// Profile names what is special about this HSM product.
 	Profile string `yaml:"profile"`

@@ -72,7 +72,7 @@ func (c Config) checkPaths() error {
 }
 
 func (c Config) checkHSM() error {
-	if (c.HSM.PINFile == "") == (c.HSM.PINEnv == "") {
+	if c.HSM.PINFile == "" && c.HSM.PINEnv == "" {
 		return wrong("hsm.pin_file", "give either hsm.pin_file or hsm.pin_env")
 	}
 	for _, n := range []struct {

@@ -112,7 +112,7 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		"hsm.module":            func(c *Config) { c.HSM.Module = "" },
 		"hsm.token_label":       func(c *Config) { c.HSM.TokenLabel = "" },
 		"hsm.profile":           func(c *Config) { c.HSM.Profile = "" },
-		"hsm.pin_file":          func(c *Config) { c.HSM.PINEnv = "ALSO" },
+		"hsm.pin_file":          func(c *Config) { c.HSM.PINFile = "" },
 		"hsm.sessions":          func(c *Config) { c.HSM.Sessions = 0 },
 		"hsm.owner_sessions":    func(c *Config) { c.HSM.OwnerSessions = -1 },
 		"hsm.seed_cache":        func(c *Config) { c.HSM.SeedCache = 0 },

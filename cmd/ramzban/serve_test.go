@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"github.com/stretchr/testify/require"
+
+	"ramzban/hsm"
+)
+
+// deployment is a set-up that served once and can be spoilt: its configuration, and the service that made it.
+type deployment struct {
+	*service
+	config Config
+}
+
+func deploy(t *testing.T) *deployment {
+	s := startService(t)
+	require.NoError(t, s.terminate())
+	c, err := LoadConfig(filepath.Join(s.dir, "ramzban.yaml"))
+	require.NoError(t, err)
+	c.API.Listen, c.Operator.Listen = s.api, s.ops
+	return &deployment{service: s, config: c}
+}
+
+// serve runs the real binary with a configuration, and returns its two outputs. It must end by itself, with status 1.
+func (d *deployment) serve(t *testing.T, c Config) (stdout, stderr string) {
+	t.Helper()
+	b, err := yaml.Marshal(c)
+	require.NoError(t, err)
+	return runFailing(t, nil, "serve", "--config", writeFile(t, "ramzban.yaml", string(b)))
+}
+
+func runFailing(t *testing.T, env []string, args ...string) (stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), ramzban, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	require.True(t, errors.As(err, &exit), "it ended with %v", err)
+	require.Equal(t, 1, exit.ExitCode(), "%s", errs.String())
+	return out.String(), errs.String()
+}
+
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
+
+// requireOneLine: what is wrong and what to do, on one line, and no secret in it.
+func requireOneLine(t *testing.T, stderr string, says ...string) {
+	t.Helper()
+	require.Equal(t, 1, strings.Count(stderr, "\n"), "not one line:\n%s", stderr)
+	require.True(t, strings.HasPrefix(stderr, "ramzban: "), stderr)
+	for _, s := range says {
+		require.Contains(t, stderr, s)
+	}
+	require.NotContains(t, stderr, "Usage")
+	t.Logf("%s", strings.TrimSpace(stderr))
+}
+
+func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
+	d := deploy(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = taken.Close() }()
+	for name, c := range map[string]struct {
+		spoil func(*testing.T, *Config)
+		says  []string
+	}{
+		"no module":          {func(_ *testing.T, c *Config) { c.HSM.Module = "/nonexistent/libhsm.so" }, []string{"/nonexistent/libhsm.so", "install"}},
+		"not a module":       {func(t *testing.T, c *Config) { c.HSM.Module = writeFile(t, "libhsm.so", "x") }, []string{"cannot be loaded", "hsm.module"}},
+		"wrong PIN":          {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828") }, []string{"refused the PIN", "correct it"}},
+		"no PIN file":        {func(_ *testing.T, c *Config) { c.HSM.PINFile = "/nonexistent/pin" }, []string{"hsm.pin_file", "/nonexistent/pin", "put the HSM's user PIN there"}},
+		"PIN file of two":    {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828\n314159\n") }, []string{"hsm.pin_file", "one line"}},
+		"PIN file for all":   {openPIN, []string{"hsm.pin_file", "chmod 600"}},
+		"no PIN variable":    {func(_ *testing.T, c *Config) { c.HSM.PINEnv = "RAMZBAN_NO_PIN" }, []string{"hsm.pin_env", "RAMZBAN_NO_PIN is not set"}},
+		"no such token":      {func(_ *testing.T, c *Config) { c.HSM.TokenLabel = "other" }, []string{`"other"`, "hsm.token_label"}},
+		"no such profile":    {func(_ *testing.T, c *Config) { c.HSM.Profile = "other" }, []string{"hsm.profile", "softhsm"}},
+		"no known answer":    {func(_ *testing.T, c *Config) { c.HSM.KnownAnswerFile = "/nonexistent/answer" }, []string{"hsm.known_answer_file", "key ceremony"}},
+		"wrong known answer": {spoilKnownAnswer, []string{"does not give the answer", "key ceremony"}},
+		"not a known answer": {func(t *testing.T, c *Config) { c.HSM.KnownAnswerFile = writeFile(t, "answer", "x") }, []string{"hsm.known_answer_file"}},
+		"no certificate":     {func(_ *testing.T, c *Config) { c.API.Certificate = "/nonexistent/crt" }, []string{"api.certificate", "/nonexistent/crt"}},
+		"another's key":      {func(_ *testing.T, c *Config) { c.API.Key = strings.Replace(c.API.Key, "server", "branch", 1) }, []string{"api.certificate", "its own key"}},
+		"CA is no PEM":       {func(t *testing.T, c *Config) { c.API.ClientCA = writeFile(t, "ca.crt", "x") }, []string{"api.client_ca", "no PEM certificate"}},
+		"API port in use":    {func(_ *testing.T, c *Config) { c.API.Listen = taken.Addr().String() }, []string{"api.listen", "is in use", "choose another port"}},
+		"ops port in use":    {func(_ *testing.T, c *Config) { c.Operator.Listen = taken.Addr().String() }, []string{"operator.listen", "is in use"}},
+		"another's address":  {func(_ *testing.T, c *Config) { c.API.Listen = "192.0.2.1:8443" }, []string{"api.listen", "address of this machine"}},
+		"read-only database": {func(_ *testing.T, c *Config) { c.Store.Badger.Dir = "/sys/kernel" }, []string{"/sys/kernel", "cannot be written"}},
+		"corrupt database":   {spoilDatabase, []string{"database is damaged"}},
+		"full disk":          {func(_ *testing.T, c *Config) { c.Store.Badger.Reserve = 1 << 60 }, []string{"free space"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spoilt := d.config
+			c.spoil(t, &spoilt)
+			stdout, stderr := d.serve(t, spoilt)
+			requireOneLine(t, stderr, c.says...)
+			require.NotContains(t, stdout+stderr, "271828", "the PIN is shown")
+			require.NotContains(t, stdout, `"msg":"ready"`)
+		})
+	}
+}
+
+func TestServeSaysInOneLineWhatIsWrongWithItsConfiguration(t *testing.T) {
+	_, stderr := runFailing(t, nil, "serve", "--config", writeFile(t, "ramzban.yaml", "nod: a\n"))
+	requireOneLine(t, stderr, "line 1", "unknown field")
+	_, stderr = runFailing(t, nil, "serve", "--config", "/nonexistent/ramzban.yaml")
+	requireOneLine(t, stderr, "/nonexistent/ramzban.yaml", "--config")
+}
+
+func openPIN(t *testing.T, c *Config) {
+	c.HSM.PINFile = writeFile(t, "pin", "271828")
+	require.NoError(t, os.Chmod(c.HSM.PINFile, 0o644))
+}
+
+func spoilKnownAnswer(t *testing.T, c *Config) {
+	b, err := os.ReadFile(c.HSM.KnownAnswerFile)
+	require.NoError(t, err)
+	var answers []hsm.KnownAnswer
+	require.NoError(t, json.Unmarshal(b, &answers))
+	answers[0].MAC[0] ^= 1
+	b, err = json.Marshal(answers)
+	require.NoError(t, err)
+	c.HSM.KnownAnswerFile = writeFile(t, "answer.json", string(b))
+}
+
+// spoilDatabase copies the database and damages the copy.
+func spoilDatabase(t *testing.T, c *Config) {
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "badger"), os.DirFS(c.Store.Badger.Dir)))
+	c.Store.Badger.Dir = filepath.Join(dir, "badger")
+	manifest := filepath.Join(c.Store.Badger.Dir, "MANIFEST")
+	b, err := os.ReadFile(manifest)
+	require.NoError(t, err)
+	b[len(b)/2] ^= 0x40
+	require.NoError(t, os.WriteFile(manifest, b, 0o600))
+}
+
+func TestServeFindsItsDatabaseInUse(t *testing.T) {
+	s := startService(t)
+	c, err := LoadConfig(filepath.Join(s.dir, "ramzban.yaml"))
+	require.NoError(t, err)
+	c.API.Listen, c.Operator.Listen = freeAddress(t), freeAddress(t)
+	_, stderr := (&deployment{service: s}).serve(t, c)
+	requireOneLine(t, stderr, "in use by another process")
+}
+
+// The keys of the token are spoilt with another vendor's tool.
+func TestServeRefusesWrongOrMissingKeys(t *testing.T) {
+	d := deploy(t)
+	d.pkcs11Tool(t, "--delete-object", "--type", "secrkey", "--label", "ramzban/seal/1")
+	_, stderr := d.serve(t, d.config)
+	requireOneLine(t, stderr, "ramzban/seal")
+
+	d.pkcs11Tool(t, "--keygen", "--key-type", "GENERIC:64", "--label", "ramzban/seal/1", "--sensitive")
+	_, stderr = d.serve(t, d.config)
+	requireOneLine(t, stderr, "ramzban/seal/1")
+	_, stdout := d.serve(t, d.config)
+	require.NotContains(t, stdout, "ready")
+}
+
+func (d *deployment) pkcs11Tool(t *testing.T, args ...string) {
+	t.Helper()
+	pin, err := os.ReadFile(d.config.HSM.PINFile)
+	require.NoError(t, err)
+	tool := exec.Command("pkcs11-tool", append([]string{"--module", d.config.HSM.Module, "--token-label", d.config.HSM.TokenLabel,
+		"--login", "--pin", "env:TEST_PIN"}, args...)...)
+	tool.Env = append(os.Environ(), "TEST_PIN="+string(pin), "SOFTHSM2_CONF="+d.config.HSM.Environment["SOFTHSM2_CONF"])
+	out, err := tool.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+func TestDevRunSaysWhatIsMissing(t *testing.T) {
+	env := []string{devDirEnv + "=" + t.TempDir(), apiEnv + "=" + freeAddress(t), opsEnv + "=" + freeAddress(t)}
+	_, stderr := runFailing(t, append(env, "RAMZBAN_PKCS11_MODULE=/nonexistent/module.so"), "dev", "run")
+	requireOneLine(t, stderr, "RAMZBAN_PKCS11_MODULE", "/nonexistent/module.so")
+	_, stderr = runFailing(t, append(env, apiEnv+"=nowhere"), "dev", "run")
+	requireOneLine(t, stderr, apiEnv)
+}
+
+// A second run keeps what the first one made.
+func TestDevRunKeepsItsState(t *testing.T) {
+	s := startService(t)
+	c, err := s.enrol(t.Context(), "counter-6", testCard(1))
+	require.NoError(t, err)
+	password := c.password(t)
+	answer, err := s.verify(t.Context(), c.serial, password)
+	require.NoError(t, err)
+	require.Equal(t, "accepted", answer.Result)
+	require.NoError(t, s.terminate())
+	before := readAll(t, s.pki(""))
+
+	s.start()
+	require.Equal(t, before, readAll(t, s.pki("")))
+	answer, err = s.verify(t.Context(), c.serial, password)
+	require.NoError(t, err)
+	require.Equal(t, "already_used", answer.Reason)
+	answer, err = s.verify(t.Context(), c.serial, c.password(t))
+	require.NoError(t, err)
+	require.Equal(t, "accepted", answer.Result)
+	require.NoError(t, s.terminate())
+	errors, err := os.ReadFile(filepath.Join(s.dir, "err.log"))
+	require.NoError(t, err)
+	require.Empty(t, string(errors))
+}
