@@ -81,7 +81,7 @@ func (c *Client) AuditEntries(ctx context.Context, from uint64, limit int) (wire
 	return call[wire.AuditAnswer](ctx, c, http.MethodGet, to, nil)
 }
 
-// CompareAudit compares the stored state with the audit log. Role: auditor.
+// CompareAudit compares the stored state with the audit log. It may take minutes: give Options.Timeout. Role: auditor.
 func (c *Client) CompareAudit(ctx context.Context) (wire.ComparisonAnswer, error) {
 	return call[wire.ComparisonAnswer](ctx, c, http.MethodGet, c.at("audit", "comparison"), nil)
 }
