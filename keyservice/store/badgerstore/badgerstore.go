@@ -113,7 +113,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s, err := open(o, lock)
 	if err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, both(err, unlock(lock))
 	}
 	return s, nil
 }
@@ -192,7 +192,7 @@ func (s *Store) close() error {
 	}
 	select {
 	case err := <-closed:
-		return errors.Join(err, s.lock.Close())
+		return errors.Join(err, unlock(s.lock))
 	case <-late:
 		return fmt.Errorf("badgerstore: not closed within %v after: %w", closeLimit, s.Err())
 	}

@@ -112,8 +112,15 @@ func (l logger) Warningf(f string, a ...any) { l.log.Warn(message(f, a)) }
 func (l logger) Infof(f string, a ...any)    { l.log.Debug(message(f, a)) }
 func (l logger) Debugf(string, ...any)       {}
 
+// messageLimit is in bytes: Badger prints whole compactions, keys and all.
+const messageLimit = 400
+
 func message(format string, args []any) string {
-	return "badger: " + oneLine(fmt.Sprintf(format, args...))
+	m := oneLine(fmt.Sprintf(format, args...))
+	if len(m) > messageLimit {
+		m = m[:messageLimit/2] + " … " + m[len(m)-messageLimit/2:]
+	}
+	return "badger: " + m
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

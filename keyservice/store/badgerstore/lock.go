@@ -28,10 +28,14 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("badgerstore: locking %s: %w", dir, err)
 	}
 	if err := probe(dir); err != nil {
-		d.Close()
-		return nil, notWritable(dir, err)
+		return nil, both(notWritable(dir, err), unlock(d))
 	}
 	return d, nil
+}
+
+// unlock gives the directory up, also while a process that is just being started still has a copy of the descriptor.
+func unlock(d *os.File) error {
+	return errors.Join(unix.Flock(int(d.Fd()), unix.LOCK_UN), d.Close())
 }
 
 // makeDir makes the directory and the way to it durable.
@@ -90,6 +94,14 @@ func probe(dir string) error {
 		}
 	}
 	return nil
+}
+
+// both adds a second error, if there is one, on the same line.
+func both(err, more error) error {
+	if more == nil {
+		return err
+	}
+	return fmt.Errorf("%w; %w", err, more)
 }
 
 func notWritable(dir string, err error) error {
