@@ -20,7 +20,7 @@ import (
 const helperEnv = "RAMZBAN_TEST_HELPER"
 
 func runHelper(mode string) int {
-	helpers := map[string]func() error{"scan": runScan, "module": runModule}
+	helpers := map[string]func() error{"scan": runScan, "module": runModule, "cut": runCut}
 	run, known := helpers[mode]
 	if !known {
 		fmt.Fprintf(os.Stderr, "no helper is named %q\n", mode)

@@ -119,6 +119,12 @@ func (b *bank) newcomer(ctx context.Context) error {
 	return nil
 }
 
+func (b *bank) acceptances() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.accepted)
+}
+
 // check holds the service to everything it acknowledged.
 func (b *bank) check(ctx context.Context) {
 	b.t.Helper()
@@ -203,11 +209,7 @@ func TestGracefulShutdownUnderLoadLosesNothing(t *testing.T) {
 	}
 	loaded := make(chan struct{})
 	go func() { b.load(t.Context(), 2); close(loaded) }()
-	require.Eventually(t, func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return len(b.accepted) > 200
-	}, startLimit, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return b.acceptances() > 200 }, startLimit, 5*time.Millisecond)
 	require.NoError(t, b.terminate(), "%s", b.output())
 	<-loaded
 

@@ -110,10 +110,11 @@ func (n *node) ready(ctx context.Context) error {
 	return n.hsm.Ready(ctx)
 }
 
-// close closes the database before the HSM: nothing is decided any more by then.
+// close closes the database before the HSM: nothing is decided any more by then. A failed database is left as it is: to
+// close it would only repeat what failed, and opening it again finds out what is there.
 func (n *node) close() error {
 	var errs []error
-	if n.db != nil {
+	if n.db != nil && n.db.Err() == nil {
 		errs = append(errs, n.db.Close())
 	}
 	if n.hsm != nil {

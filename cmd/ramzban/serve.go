@@ -85,14 +85,19 @@ func (n *node) run(ctx context.Context) error {
 	}
 }
 
-// stop ends the service in order: not ready, requests under way answered, the database closed, the HSM logged out.
+// stop ends the service in order: not ready, requests under way answered, the database closed, the HSM logged out. If it
+// ends for a reason, that alone is its error.
 func (n *node) stop(why error) error {
 	n.stopping.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n.config.Timeouts.Shutdown))
 	defer cancel()
-	errs := []error{why, n.api.Shutdown(ctx), n.operator.Shutdown(ctx)}
-	errs = append(errs, n.close())
-	err := errors.Join(errs...)
+	err := errors.Join(n.api.Shutdown(ctx), n.operator.Shutdown(ctx), n.close())
+	if why != nil && err != nil {
+		n.log.Error("not everything could be ended in order", "error", oneLine(err))
+	}
+	if why != nil {
+		return why
+	}
 	if err == nil {
 		n.log.Info("stopped")
 	}
