@@ -3,6 +3,8 @@ package hsm
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -89,17 +91,18 @@ type Attribute struct {
 	Value any
 }
 
-// CreateKey makes a master key by its template with the given attributes instead of the template's.
+// CreateKey makes a master key by its template with the given attributes instead of the template's; nil leaves one out.
 func CreateKey(config Config, ref seed.KeyRef, instead ...Attribute) error {
 	return administer(config, func(g *generation) error {
 		return g.workers.withSession(context.Background(), func(s *session) error {
 			spec := keySpecs[ref.Label]
 			template := masterTemplate(ref, spec, g.cfg.Profile)
 			for _, a := range instead {
-				for i, t := range template {
-					if t.Type == a.Type {
-						template[i] = pkcs11.NewAttribute(a.Type, a.Value)
-					}
+				i := slices.IndexFunc(template, func(t *pkcs11.Attribute) bool { return t.Type == a.Type })
+				if a.Value == nil {
+					template = slices.Delete(template, i, i+1)
+				} else {
+					template[i] = pkcs11.NewAttribute(a.Type, a.Value)
 				}
 			}
 			_, err := s.p.GenerateKey(s.handle, mechanism(spec.generate, nil), template)
@@ -168,4 +171,49 @@ func (r Raw) DeriveWrapDestroy(context []byte, hash seed.Hash) error {
 		_, err := r.g.wrapForStore(r.s, born)
 		return err
 	})
+}
+
+// ParseLabel reads an object's label.
+func ParseLabel(s string) (seed.KeyRef, bool) { return parseLabel(s) }
+
+// ProbeWith runs the negative probes with one key, or the seed, exchanged for one that allows what must be refused.
+func (h *HSM) ProbeWith(ctx context.Context, label string) error {
+	return h.run(ctx, func(g *generation) error {
+		return g.workers.withSession(ctx, func(s *session) error {
+			if label == "seed" {
+				return g.probeSeed(s)
+			}
+			weak := &generation{cfg: g.cfg, stats: g.stats, handles: g.handles,
+				keys: keyring{handles: maps.Clone(g.keys.handles), active: g.keys.active}}
+			if label != "" {
+				key, err := s.importObject(weakTemplate(label))
+				if err != nil {
+					return err
+				}
+				defer s.destroy(key, "a weak key")
+				weak.keys.handles[seed.KeyRef{Label: label, Version: 1}] = key
+			}
+			return weak.checkRefusals(s)
+		})
+	})
+}
+
+// probeSeed shows the probe of seeds one that is extractable.
+func (g *generation) probeSeed(s *session) error {
+	_, key := g.keys.current(labelDerive)
+	return s.withBorn(key, []byte("probe"), 32, func(born pkcs11.ObjectHandle) error { return g.checkSeedProbes(s, born) })
+}
+
+// weakTemplate is a session key that allows exactly what the probe on this label tries.
+func weakTemplate(label string) []*pkcs11.Attribute {
+	may := map[string]usage{labelWrap: mayWrap | mayUnwrap | mayEncrypt, labelDerive: mayDerive, labelSeal: maySign}[label]
+	return append([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, label != labelSeal),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, label == labelDerive || label == labelSeal),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE, sequence(0, 32)),
+	}, usageAttributes(may)...)
 }

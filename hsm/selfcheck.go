@@ -182,12 +182,14 @@ func (g *generation) checkSeedRefusals(s *session) error {
 	if err != nil {
 		return err
 	}
-	return g.withUnwrapped(s, w, func(h pkcs11.ObjectHandle) error {
-		if err := g.mustRefuse("reading the value of a seed", s.readValue(h)); err != nil {
-			return err
-		}
-		return g.mustRefuse("wrapping a seed that is not extractable", g.tryWrap(s, h))
-	})
+	return g.withUnwrapped(s, w, func(h pkcs11.ObjectHandle) error { return g.checkSeedProbes(s, h) })
+}
+
+func (g *generation) checkSeedProbes(s *session, h pkcs11.ObjectHandle) error {
+	if err := g.mustRefuse("reading the value of a seed", s.readValue(h)); err != nil {
+		return err
+	}
+	return g.mustRefuse("wrapping a seed that is not extractable", g.tryWrap(s, h))
 }
 
 // mustRefuse passes when the module said a clean no. An outage proves nothing and is returned.

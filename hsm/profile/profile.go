@@ -56,8 +56,8 @@ type Profile struct {
 	RecycleAfter uint64
 }
 
-// softHSM is SoftHSM 2.6.1. It leaks 0.5 to 1 KB for each destroyed session object, so 100,000 of them cost at most
-// 100 MB. It answers CKR_GENERAL_ERROR to a damaged blob and to a wrong wrapping key.
+// softHSM is SoftHSM 2.6.1. It leaks up to 1 KB for each destroyed session object until C_Finalize, so 100,000 of them
+// cost at most 100 MB. It answers CKR_GENERAL_ERROR to a damaged blob and to a wrong wrapping key.
 var softHSM = Profile{
 	Name:               "softhsm",
 	WrapMechanism:      0x210A,
