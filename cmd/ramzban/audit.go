@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,20 +35,41 @@ func auditEntriesCommand() *cobra.Command {
 				return err
 			}
 			defer api.Close()
-			answer, err := api.AuditEntries(c.Context(), from, limit)
+			entries, err := readEntries(c.Context(), api, from, limit, serial)
 			if err != nil {
 				return fmt.Errorf("reading the audit log: %w", err)
 			}
-			return printEntries(c.OutOrStdout(), ofSerial(answer.Entries, serial), asJSON)
+			return printEntries(c.OutOrStdout(), entries, asJSON)
 		},
 	}
 	clientFlags(c, &o, "auditor")
 	f := c.Flags()
 	f.Uint64Var(&from, "from", 0, "the first entry's `INDEX`")
-	f.IntVar(&limit, "limit", 100, "at most `N` entries are read")
-	f.StringVar(&serial, "serial", "", "of these, print those of one token's `SERIAL`")
+	f.IntVar(&limit, "limit", 100, "print at most `N` entries")
+	f.StringVar(&serial, "serial", "", "only those of one token's `SERIAL`")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one entry a line")
 	return c
+}
+
+// auditPage is how many entries are asked for at once.
+const auditPage = 500
+
+// readEntries reads on from an index until it has limit entries, of one serial if one is given, or the log ends. Reading is
+// logged too, so the end is a page that is not full.
+func readEntries(ctx context.Context, api *client.Client, from uint64, limit int, serial string) ([]wire.AuditEntry, error) {
+	var found []wire.AuditEntry
+	for len(found) < limit {
+		page, err := api.AuditEntries(ctx, from, auditPage)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, ofSerial(page.Entries, serial)...)
+		if len(page.Entries) < auditPage {
+			break
+		}
+		from = page.Next
+	}
+	return found[:min(limit, len(found))], nil
 }
 
 func ofSerial(entries []wire.AuditEntry, serial string) []wire.AuditEntry {

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
@@ -215,4 +219,49 @@ func TestDevRunKeepsItsState(t *testing.T) {
 	errors, err := os.ReadFile(filepath.Join(s.dir, "err.log"))
 	require.NoError(t, err)
 	require.Empty(t, string(errors))
+}
+
+// `ramzban serve` with the configuration that `dev run` wrote, the PIN in the environment, and the operator listener over TLS.
+func TestServeWithPINVariableAndOperatorTLS(t *testing.T) {
+	d := deploy(t)
+	pin, err := os.ReadFile(d.config.HSM.PINFile)
+	require.NoError(t, err)
+	t.Setenv("BANK_HSM_PIN", string(pin))
+	d.config.HSM.PINFile, d.config.HSM.PINEnv, d.config.Operator.TLS = "/nonexistent", "BANK_HSM_PIN", true
+	b, err := yaml.Marshal(d.config)
+	require.NoError(t, err)
+	d.launch("serve", "--config", writeFile(t, "ramzban.yaml", string(b)))
+	ask := func(name string) int {
+		status, _, err := dev{dir: d.dir, api: d.ops}.request(t.Context(), name, http.MethodGet, "/readyz", nil)
+		if err != nil {
+			return 0
+		}
+		return status
+	}
+	require.Eventually(t, func() bool { return ask("operator") == http.StatusOK }, startLimit, 10*time.Millisecond, "%s", d.output())
+	require.Equal(t, http.StatusForbidden, ask("core-banking"))
+	_, err = d.enrol(t.Context(), "offline-60", testCard(1))
+	require.NoError(t, err)
+
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", d.cmd.Process.Pid))
+	require.NoError(t, err)
+	require.Regexp(t, `Max core file size\s+0\s+0\s`, string(limits))
+	require.NoError(t, d.terminate())
+	out, err := os.ReadFile(filepath.Join(d.dir, "out.log"))
+	require.NoError(t, err)
+	require.NotContains(t, string(out), string(pin))
+}
+
+// A hung HSM module cannot be closed; the process must end nevertheless, and say why.
+func TestHungHSMEndsTheService(t *testing.T) {
+	d := deploy(t)
+	log, err := newLog(d.config.Log, io.Discard)
+	require.NoError(t, err)
+	on, err := listen(d.config)
+	require.NoError(t, err)
+	n, err := openNode(t.Context(), d.config, log, on)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = n.stop(nil) })
+	n.fatal <- errors.New("a call has not returned")
+	require.ErrorContains(t, n.run(t.Context()), "the HSM hangs: a call has not returned: look at the HSM")
 }
