@@ -29,6 +29,7 @@ static struct CK_FUNCTION_LIST *real;   /* the wrapped module; NULL until loaded
 static _Atomic CK_ULONG slot_shift;     /* what this generation adds to the real slot numbers */
 static _Atomic bool logged_out;         /* by lose_login, until the next C_Login */
 static _Atomic long in_flight;          /* calls of the application that are inside the module */
+static _Atomic bool finalizing;         /* the real C_Finalize runs, or is about to be refused */
 
 #include "handles.h"
 #include "faults.h"
@@ -71,6 +72,7 @@ static CK_RV C_Finalize(void *reserved)
     struct call call;
     CK_RV rv = CKR_OK;
     if (begin(&call, N_C_Finalize, 0, false)) {
+        atomic_store(&finalizing, true);
         if (atomic_load(&in_flight) > 1) {
             atomic_fetch_add(&control->early_finalizes, 1);
             rv = CKR_GENERAL_ERROR;
@@ -80,6 +82,7 @@ static CK_RV C_Finalize(void *reserved)
             forget_all_locked(&sessions);
             pthread_mutex_unlock(&tables_lock);
         }
+        atomic_store(&finalizing, false);
     }
     return end(&call, rv);
 }

@@ -86,6 +86,18 @@ static CK_RV choose_fault(struct function *f, bool *done)
     return code;
 }
 
+/* Counts the call in, once no C_Finalize is running: nothing may run in the real module beside it. */
+static void enter_module(void)
+{
+    for (;;) {
+        atomic_fetch_add(&in_flight, 1);
+        if (!atomic_load(&finalizing))
+            return;
+        atomic_fetch_sub(&in_flight, 1);
+        sched_yield();
+    }
+}
+
 /* One call of the application on its way through the module. */
 struct call {
     CK_SESSION session; /* 0 = none */
@@ -107,7 +119,7 @@ static void enter_session(CK_SESSION s)
 static bool begin(struct call *call, int number, CK_SESSION s, bool needs_login)
 {
     *call = (struct call){.session = s < MAX_HANDLES ? s : 0};
-    atomic_fetch_add(&in_flight, 1);
+    enter_module();
     if (control == NULL || real == NULL) {
         call->session = 0;
         call->fault = CKR_CRYPTOKI_NOT_INITIALIZED;
