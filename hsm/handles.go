@@ -79,7 +79,8 @@ func (h *handles) incoherent() bool {
 }
 
 // settle must come after an operation and before its result is used: it waits until the numbers handed out so far are
-// noted, and fails if any came twice. Without calls in progress that hand out numbers it does not wait.
+// noted, and fails if any came twice. Without calls in progress that hand out numbers it does not wait; so under
+// unwraps and enrolments an operation may take longer by at most one such call.
 func (h *handles) settle(ctx context.Context) error {
 	h.mu.Lock()
 	pending := make([]chan struct{}, 0, len(h.making))

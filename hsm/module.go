@@ -128,5 +128,5 @@ func (m *module) explain(err error) error {
 		return fmt.Errorf("PKCS#11 token %q refused the PIN: correct it; it is not tried again, since wrong tries lock it: %w",
 			m.cfg.TokenLabel, code)
 	}
-	return fmt.Errorf("log in to PKCS#11 token %q: %w", m.cfg.TokenLabel, code)
+	return fmt.Errorf("open PKCS#11 token %q: %w", m.cfg.TokenLabel, code)
 }

@@ -1,6 +1,9 @@
 package hsm
 
 import (
+	"crypto/sha1" //nolint:gosec // for its length only
+	"crypto/sha256"
+	"crypto/sha512"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -51,10 +54,22 @@ func (s *session) hmac(key pkcs11.ObjectHandle, h seed.Hash, message []byte) ([]
 	if err != nil {
 		return nil, fmt.Errorf("make a MAC: %w", err)
 	}
-	if len(sum) != h.New()().Size() {
+	if len(sum) != macLength(h) {
 		return nil, fmt.Errorf("make a MAC: the module returned %d bytes for %s", len(sum), h)
 	}
 	return sum, nil
+}
+
+// macLength is the length of a MAC in bytes.
+func macLength(h seed.Hash) int {
+	switch h {
+	case seed.SHA1:
+		return sha1.Size
+	case seed.SHA256:
+		return sha256.Size
+	default:
+		return sha512.Size
+	}
 }
 
 // find returns all objects that match.

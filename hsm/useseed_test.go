@@ -104,9 +104,10 @@ func TestAPinnedSeedOutlivesItsEviction(t *testing.T) {
 	pinned := wrapKnown(t, h, seed.SHA1, rfcSecret(20))
 	evicted, done := make(chan struct{}), make(chan error)
 	started := make(chan struct{})
+	start := sync.OnceFunc(func() { close(started) })
 	go func() {
 		done <- h.UseSeed(t.Context(), pinned.wrapped, pinned.hash, func(mac seed.MAC) error {
-			close(started)
+			start()
 			<-evicted
 			sum, err := mac([]byte("message"))
 			if err == nil && !bytes.Equal(sum, pinned.software([]byte("message"))) {
