@@ -76,7 +76,7 @@ func (s *session) withBorn(key pkcs11.ObjectHandle, context []byte, length int, 
 		return err
 	}
 	err = fn(born)
-	return errors.Join(s.destroy(born, "a new seed"), err) // its own failure first: the pool goes by it
+	return also(s.destroy(born, "a new seed"), err) // its own failure first: the pool goes by it
 }
 
 func (g *generation) wrapForStore(s *session, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
@@ -101,7 +101,7 @@ func (g *generation) wrapForDevice(s *session, key pkcs11.ObjectHandle, device *
 	} else if len(blob) != device.Size() {
 		err = fmt.Errorf("wrap a seed for the device: the module returned %d bytes instead of %d", len(blob), device.Size())
 	}
-	return blob, errors.Join(err, s.destroy(public, "a device key"))
+	return blob, also(err, s.destroy(public, "a device key"))
 }
 
 // derive makes a seed of 32 or 64 bytes: AES-ECB of counter blocks. The key may do nothing else, so that it never

@@ -143,6 +143,17 @@ func blobError(err error, p profile.Profile) error {
 	return err
 }
 
+// also adds a second failure to a first, in one line; either may be nil. What is done about both goes by the first.
+func also(first, second error) error {
+	switch {
+	case first == nil:
+		return second
+	case second == nil:
+		return first
+	}
+	return fmt.Errorf("%w; %w", first, second)
+}
+
 // outage turns whatever the HSM could not do into seed.ErrUnavailable; the sentinels pass as they are.
 func outage(err error) error {
 	for _, known := range []error{seed.ErrUnavailable, seed.ErrBadBlob, seed.ErrBadSeal, seed.ErrKeyNotFound} {

@@ -100,7 +100,8 @@ func TestFaultInitialisingFailsOnTheWay(t *testing.T) {
 func TestFaultOpenFailsCleanlyAndCanBeTriedAgain(t *testing.T) {
 	cfg, faults := faultyConfig(t)
 	for _, f := range []fault.Function{fault.Initialize, fault.GetSlotList, fault.GetTokenInfo, fault.OpenSession,
-		fault.Login, fault.FindObjectsInit, fault.GetAttributeValue, fault.CreateObject, fault.DeriveKey, fault.SignInit} {
+		fault.Login, fault.FindObjectsInit, fault.GetAttributeValue, fault.CreateObject, fault.DeriveKey, fault.SignInit,
+		fault.DestroyObject} {
 		faults.Inject(fault.Fault{Function: f, Code: pkcs11.CKR_DEVICE_ERROR})
 		_, err := hsm.Open(t.Context(), cfg)
 		require.ErrorContains(t, err, "CKR_DEVICE_ERROR", "%s", f)
@@ -239,4 +240,42 @@ func TestFaultWrongPINIsTriedOnceAtOpen(t *testing.T) {
 	require.ErrorContains(t, err, "refused the PIN")
 	require.NotContains(t, err.Error(), "not the PIN")
 	require.EqualValues(t, 1, faults.Calls(fault.Login))
+}
+
+// A module that hangs while it is initialised anew can neither be used nor left.
+func TestFaultHangWhileReopeningIsFatal(t *testing.T) {
+	r := newRig(t, func(c *hsm.Config) { c.DrainTimeout = 100 * time.Millisecond })
+	r.works()
+	r.faults.Delay(time.Hour, fault.Initialize)
+	r.faults.Break(pkcs11.CKR_DEVICE_REMOVED)
+	_, err := r.pseudonym()
+	unavailable(t, err)
+	select {
+	case err := <-r.fatal:
+		unavailable(t, err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("the hang was not noticed")
+	}
+	require.True(t, r.Stats().Latched)
+	r.faults.Delay(0)
+}
+
+// Keys that cannot be seen at the moment, because the login was lost once more while they were looked for, are an
+// outage like any other: no operation may say that the key of its record does not exist.
+func TestFaultKeysThatCannotBeSeenAreAnOutage(t *testing.T) {
+	r := newRig(t, func(c *hsm.Config) { c.ReopenInterval = 300 * time.Millisecond })
+	c := r.enrol("customer")
+	before := r.faults.Calls(fault.FindObjectsInit)
+	r.faults.Delay(time.Hour, fault.FindObjectsInit)
+	r.faults.Break(pkcs11.CKR_DEVICE_REMOVED)
+	failed := make(chan error, 1)
+	go func() { failed <- r.check(t.Context(), c, "message") }()
+	eventually(t, "the search for keys", func() bool { return r.faults.Calls(fault.FindObjectsInit) > before })
+	r.faults.LoseLogin()
+	r.faults.Delay(0)
+	unavailable(t, <-failed)
+	require.Contains(t, r.Stats().Down, "is missing")
+	unavailable(t, r.check(t.Context(), c, "message"))
+	r.recovers()
+	r.checks(c)
 }

@@ -68,7 +68,7 @@ func Open(ctx context.Context, config Config) (*HSM, error) {
 	h.breaker = newBreaker(&cfg)
 	h.current, err = h.openGeneration(ctx, 1)
 	if err != nil {
-		err = errors.Join(err, m.finalise())
+		err = also(err, m.finalise())
 		m.unload()
 		return nil, err
 	}
@@ -103,8 +103,8 @@ func (h *HSM) lease(ctx context.Context) (*generation, error) {
 		h.mu.Lock()
 		g, down, changed := h.current, h.down, h.changed
 		h.mu.Unlock()
-		if down != nil {
-			return nil, fmt.Errorf("%w: %w", seed.ErrUnavailable, down)
+		if down != nil { // as text: a key not found while reopening says nothing of the key that this call wants
+			return nil, fmt.Errorf("%w: %v", seed.ErrUnavailable, down)
 		}
 		if g != nil && g.acquire() {
 			return g, nil

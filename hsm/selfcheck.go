@@ -96,7 +96,7 @@ func (g *generation) withUnwrapped(s *session, w seed.Wrapped, fn func(pkcs11.Ob
 		return err
 	}
 	err = fn(h)
-	return errors.Join(s.destroy(h, "an unwrapped seed"), err)
+	return also(s.destroy(h, "an unwrapped seed"), err)
 }
 
 // wrapVectors are the results of RFC 5649 for a key of bytes 0x40, 0x41, … under a wrapping key of bytes 0x00 to 0x1F:
@@ -129,7 +129,7 @@ func (g *generation) checkWrapping(s *session) error {
 			break
 		}
 	}
-	return errors.Join(s.destroy(kek, "the wrapping key of the test vectors"), err)
+	return also(s.destroy(kek, "the wrapping key of the test vectors"), err)
 }
 
 func (g *generation) checkVector(s *session, kek pkcs11.ObjectHandle, value []byte, want string) error {
@@ -141,7 +141,7 @@ func (g *generation) checkVector(s *session, kek pkcs11.ObjectHandle, value []by
 	if err == nil && hex.EncodeToString(blob) != want {
 		err = errors.New("the result is not that of RFC 5649: correct the HSM profile")
 	}
-	return errors.Join(s.destroy(key, "a key of the test vectors"), err)
+	return also(s.destroy(key, "a key of the test vectors"), err)
 }
 
 // sequence returns n bytes that count up from first.
