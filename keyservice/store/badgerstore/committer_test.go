@@ -299,27 +299,3 @@ func TestSequencerRowsThatCannotBe(t *testing.T) {
 	puts = nil
 	require.Zero(t, mustCommit(t, s, change("k", "v")))
 }
-
-// TestCloseEndsScans: a scan that is in the midst of its rows ends with ErrClosed, and Close waits for that.
-func TestCloseEndsScans(t *testing.T) {
-	t.Parallel()
-	s := openTest(t, Options{Dir: t.TempDir()})
-	for i := range 10 {
-		mustCommit(t, s, change(store.Key(fmt.Sprint(i)), "v"))
-	}
-	snap, err := s.Snapshot(context.Background())
-	require.NoError(t, err)
-	closed := make(chan error, 1)
-	rows := 0
-	err = snap.Scan(context.Background(), "", "", func(store.Item) error {
-		if rows++; rows == 1 {
-			go func() { closed <- s.Close() }()
-			require.Eventually(t, s.reads.isClosed, 10*time.Second, time.Millisecond)
-		}
-		return nil
-	})
-	require.ErrorIs(t, err, ErrClosed)
-	require.Equal(t, 1, rows)
-	require.NoError(t, <-closed)
-	snap.Close()
-}

@@ -17,7 +17,7 @@ import (
 type model struct {
 	rows    map[store.Key]string
 	ever    map[store.Key][]store.Version // versions a row has had, the newest last
-	entries int
+	entries *int                          // of all rounds, also those that failed
 }
 
 // testModel makes random changes to the store and to a model of it; they must agree on what holds and what is there.
@@ -27,7 +27,7 @@ func testModel(t *testing.T, h Harness) {
 	round, entries := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		round++
-		m := &model{rows: map[store.Key]string{}, ever: map[store.Key][]store.Version{}, entries: entries}
+		m := &model{rows: map[store.Key]string{}, ever: map[store.Key][]store.Version{}, entries: &entries}
 		prefix := store.Key(fmt.Sprintf("round %d/", round))
 		rt.Repeat(map[string]func(*rapid.T){
 			"change": func(rt *rapid.T) { m.change(rt, s, prefix) },
@@ -39,7 +39,6 @@ func testModel(t *testing.T, h Harness) {
 			},
 			"": func(rt *rapid.T) { m.check(rt, s, prefix) },
 		})
-		entries = m.entries
 	})
 	requireDense(t, s, entries)
 }
@@ -48,7 +47,7 @@ func testModel(t *testing.T, h Harness) {
 var suffixes = rapid.SampledFrom([]store.Key{"", "\x00", "a", "a\x00", "aa", "b", "\xff"})
 
 func (m *model) change(rt *rapid.T, s store.Store, prefix store.Key) {
-	c := store.Change{Entry: fmt.Appendf(nil, "entry %d", m.entries)}
+	c := store.Change{Entry: fmt.Appendf(nil, "entry %d", *m.entries)}
 	for _, suffix := range rapid.SliceOfNDistinct(suffixes, 0, 3, rapid.ID).Draw(rt, "required") {
 		c.Require = append(c.Require, store.Require{Key: prefix + suffix, Version: m.version(rt, prefix+suffix)})
 	}
@@ -61,11 +60,15 @@ func (m *model) change(rt *rapid.T, s store.Store, prefix store.Key) {
 	}
 	index, err := s.Commit(context.Background(), c)
 	if !m.holds(c.Require) {
+		if err == nil {
+			*m.entries++
+		}
 		require.ErrorIs(rt, err, store.ErrConflict)
 		return
 	}
 	require.NoError(rt, err)
-	require.EqualValues(rt, m.entries, index)
+	*m.entries++
+	require.EqualValues(rt, *m.entries-1, index)
 	m.apply(rt, s, c)
 }
 
@@ -87,7 +90,6 @@ func (m *model) holds(required []store.Require) bool {
 }
 
 func (m *model) apply(rt *rapid.T, s store.Store, c store.Change) {
-	m.entries++
 	for _, key := range c.Delete {
 		delete(m.rows, key)
 	}
