@@ -2,6 +2,7 @@ package faultmodule_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,13 +15,37 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ramzban/softhsm"
 	"ramzban/softhsm/faultmodule"
 )
 
-const (
-	pin   = "1234"
-	label = "fault-test"
+const label = softhsm.Label
+
+// token is the SoftHSM token of all tests, and program the driver's path. Each driver is a process of its own, so
+// PKCS#11 is initialised anew in each.
+var (
+	token   *softhsm.Token
+	program string
 )
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "ramzban-faultmodule-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		token, err = softhsm.Provision(context.Background(), dir)
+	}
+	if err == nil {
+		program = filepath.Join(dir, "driver")
+		err = compileDriver(program)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
 
 // driver is a C program (testdata/driver.c) that loaded the module under test and obeys the test line by line.
 type driver struct {
@@ -75,7 +100,7 @@ func (d *driver) begin() uint64 {
 	d.t.Helper()
 	d.must("init", "-")
 	s := d.must("open", "-", d.must("slot", label))
-	d.must("login", pin, s)
+	d.must("login", pin(), s)
 	return s
 }
 
@@ -93,11 +118,11 @@ func (d *driver) signsWith(fill byte, session, key uint64) {
 	require.Equal(d.t, hex.EncodeToString(mac.Sum(nil)), a.bytes)
 }
 
-// setup makes a SoftHSM token, a fault module before it, and a driver that loaded the module.
+// setup makes a fault module before the token, and a driver that loaded the module.
 func setup(t *testing.T) (*driver, *faultmodule.Control) {
 	t.Helper()
-	c := newControl(t, newToken(t))
-	cmd := exec.Command(compileDriver(t), c.Module())
+	c := newControl(t)
+	cmd := exec.Command(program, c.Module())
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -112,18 +137,20 @@ func setup(t *testing.T) (*driver, *faultmodule.Control) {
 	return &driver{t: t, in: in, out: bufio.NewScanner(out)}, c
 }
 
-func newControl(t *testing.T, module string) *faultmodule.Control {
+func pin() string { return token.PIN.Reveal() }
+
+func newControl(t *testing.T) *faultmodule.Control {
 	t.Helper()
-	c, err := faultmodule.New(t.TempDir(), module)
+	c, err := faultmodule.New(t.TempDir(), token.Module)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c
 }
 
-func compileDriver(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "driver")
+func compileDriver(path string) error {
 	out, err := exec.Command("cc", "-Wall", "-Werror", "-pthread", "-o", path, "testdata/driver.c", "-ldl").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return path
+	if err != nil {
+		return fmt.Errorf("compile the driver: %w\n%s", err, out)
+	}
+	return nil
 }

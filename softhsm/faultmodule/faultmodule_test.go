@@ -160,32 +160,32 @@ func TestLoseSessions(t *testing.T) {
 	d.refused(sessionInvalid, "sign", "-", s, a)
 	require.Equal(t, faultmodule.Stats{Generation: 1}, c.Stats())
 	require.Equal(t, s, d.must("open", "-", d.must("slot", label)))
-	d.refused(alreadyLoggedIn, "login", pin, s)
+	d.refused(alreadyLoggedIn, "login", pin(), s)
 	require.Equal(t, a, d.must("create", "b", s, 0xbb, 0))
 }
 
 func TestLoseObjects(t *testing.T) {
 	d, c := setup(t)
 	s := d.begin()
-	a := d.must("create", "a", s, 0xaa, 1)
-	b := d.must("create", "b", s, 0xbb, 1)
+	a := d.must("create", "lost-a", s, 0xaa, 1)
+	b := d.must("create", "lost-b", s, 0xbb, 1)
 	c.LoseObjects()
 	d.refused(objectInvalid, "sign", "-", s, b)
-	require.Equal(t, a, d.must("find", "b", s), "the numbers are exchanged")
-	require.Equal(t, b, d.must("find", "a", s))
+	require.Equal(t, a, d.must("find", "lost-b", s), "the numbers are exchanged")
+	require.Equal(t, b, d.must("find", "lost-a", s))
 	d.signsWith(0xbb, s, a)
 }
 
 func TestLoseLogin(t *testing.T) {
 	d, c := setup(t)
 	s := d.begin()
-	a := d.must("create", "a", s, 0xaa, 1)
+	a := d.must("create", "hidden", s, 0xaa, 1)
 	c.LoseLogin()
 	d.refused(notLoggedIn, "sign", "-", s, a)
-	require.Zero(t, d.must("find", "a", s))
+	require.Zero(t, d.must("find", "hidden", s))
 	d.must("random", "-", s)
-	d.must("login", pin, s)
-	d.refused(alreadyLoggedIn, "login", pin, s)
+	d.must("login", pin(), s)
+	d.refused(alreadyLoggedIn, "login", pin(), s)
 	d.signsWith(0xaa, s, a)
 }
 
@@ -268,20 +268,21 @@ func TestFinaliseUnderARunningCallIsCountedAndRefused(t *testing.T) {
 
 // pkcs11-tool knows nothing of this project: it finds the token, logs in and reads random bytes through the module.
 func TestServesAnotherPKCS11Application(t *testing.T) {
-	c := newControl(t, newToken(t))
+	c := newControl(t)
 	tool := func(args ...string) (string, error) {
-		out, err := exec.Command("pkcs11-tool", append([]string{"--module", c.Module(), "--token-label", label}, args...)...).CombinedOutput()
+		args = append([]string{"--module", c.Module(), "--token-label", label}, args...)
+		out, err := exec.Command("pkcs11-tool", args...).CombinedOutput()
 		return string(out), err
 	}
-	out, err := tool("--login", "--pin", pin, "--keygen", "--key-type", "AES:32", "--label", "k")
+	out, err := tool("--login", "--pin", pin(), "--keygen", "--key-type", "AES:32", "--label", "k")
 	require.NoError(t, err, out)
-	out, err = tool("--login", "--pin", pin, "--list-objects")
+	out, err = tool("--login", "--pin", pin(), "--list-objects")
 	require.NoError(t, err, out)
 	require.Contains(t, out, "label:      k")
 	require.EqualValues(t, 2, c.Calls(faultmodule.Login))
 
 	c.Inject(faultmodule.Fault{Function: faultmodule.Login, Code: 0xa4}) // CKR_PIN_LOCKED
-	out, err = tool("--login", "--pin", pin, "--list-objects")
+	out, err = tool("--login", "--pin", pin(), "--list-objects")
 	require.Error(t, err)
 	require.Contains(t, out, "CKR_PIN_LOCKED")
 }

@@ -79,8 +79,8 @@ const (
 	functionCount
 )
 
-var functionNames = strings.Fields("Initialize Finalize GetInfo GetFunctionList GetSlotList GetSlotInfo GetTokenInfo GetMechanismList " +
-	"GetMechanismInfo InitToken InitPIN SetPIN OpenSession CloseSession CloseAllSessions GetSessionInfo " +
+var functionNames = strings.Fields("Initialize Finalize GetInfo GetFunctionList GetSlotList GetSlotInfo GetTokenInfo " +
+	"GetMechanismList GetMechanismInfo InitToken InitPIN SetPIN OpenSession CloseSession CloseAllSessions GetSessionInfo " +
 	"GetOperationState SetOperationState Login Logout CreateObject CopyObject DestroyObject GetObjectSize " +
 	"GetAttributeValue SetAttributeValue FindObjectsInit FindObjects FindObjectsFinal EncryptInit Encrypt " +
 	"EncryptUpdate EncryptFinal DecryptInit Decrypt DecryptUpdate DecryptFinal DigestInit Digest DigestUpdate " +

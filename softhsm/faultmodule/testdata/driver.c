@@ -98,7 +98,9 @@ static CK_RV obey(const char *command, CK_ULONG a, CK_ULONG b, CK_ULONG c, char 
 int main(int argc, char **argv)
 {
     void *library = argc == 2 ? dlopen(argv[1], RTLD_NOW) : NULL;
-    CK_RV (*get)(struct CK_FUNCTION_LIST **) = library ? (CK_RV(*)(struct CK_FUNCTION_LIST **))dlsym(library, "C_GetFunctionList") : NULL;
+    CK_RV (*get)(struct CK_FUNCTION_LIST **) = NULL;
+    if (library != NULL)
+        get = (CK_RV(*)(struct CK_FUNCTION_LIST **))dlsym(library, "C_GetFunctionList");
     if (get == NULL || get(&p11) != CKR_OK)
         return 1;
     char line[256], command[32], text[64];
