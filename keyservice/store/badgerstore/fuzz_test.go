@@ -7,10 +7,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// smallFiles returns a table and a log of three batches, small enough to fuzz.
+func smallFiles(f *testing.F) (table, log []byte) {
+	dir := f.TempDir()
+	s := openTest(f, Options{Dir: dir, memTable: sampleTable})
+	for i := range 3 {
+		mustCommit(f, s, change(sampleKey(i), "value"))
+	}
+	log = read(f, files(f, dir, walSuffix)[0])
+	require.NoError(f, s.Close())
+	return read(f, files(f, dir, tableSuffix)[0]), log[:logEnd(log)]
+}
+
 // FuzzTable: no file makes the verification panic, and what it accepts is what was written: flipping any bit of it is
 // noticed.
 func FuzzTable(f *testing.F) {
-	table := read(f, files(f, sample(f), tableSuffix)[0])
+	table, _ := smallFiles(f)
 	f.Add(table, uint32(0))
 	f.Add(table[:len(table)-1], uint32(9))
 	f.Add(table[len(table)-64:], uint32(3))
@@ -31,10 +43,9 @@ func FuzzTable(f *testing.F) {
 
 // FuzzLog: no log makes the walk panic or claim batches that are not there whole and in order.
 func FuzzLog(f *testing.F) {
-	log := read(f, files(f, sample(f), walSuffix)[0])
-	log = log[:logEnd(log)]
-	f.Add(log, uint64(200))
-	f.Add(log[:len(log)-10], uint64(200))
+	_, log := smallFiles(f)
+	f.Add(log, uint64(0))
+	f.Add(log[:len(log)-10], uint64(2))
 	f.Add(log[:logHeader+3], uint64(0))
 	f.Add([]byte{}, uint64(0))
 	f.Fuzz(func(t *testing.T, b []byte, before uint64) {
