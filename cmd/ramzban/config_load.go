@@ -76,16 +76,41 @@ func LoadConfig(path string) (Config, error) {
 func parseConfig(b []byte) (Config, error) {
 	c := DefaultConfig()
 	d := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
-	if err := d.Decode(&c); err != nil {
+	if err := decodeNext(d, &c); err != nil {
 		return Config{}, decodeError(err)
 	}
-	if err := d.Decode(&Config{}); !errors.Is(err, io.EOF) {
+	if err := decodeNext(d, &Config{}); !errors.Is(err, io.EOF) {
 		return Config{}, fmt.Errorf("more than one YAML document: leave one")
 	}
 	profiles := shippedProfiles()
 	maps.Copy(profiles, c.Profiles)
 	c.Profiles = profiles
 	return c, nil
+}
+
+// parseLimit is how long a configuration may take to read; it takes a millisecond.
+const parseLimit = 3 * time.Second
+
+var errUnreadable = errors.New("this YAML cannot be read: look for a missing colon, bracket or name")
+
+// decodeNext reads a document. The YAML library panics on some broken ones and reads others for ever; either is an error
+// here, and the process ends with it.
+func decodeNext(d *yaml.Decoder, c *Config) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if recover() != nil {
+				done <- errUnreadable
+			}
+		}()
+		done <- d.Decode(c)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(parseLimit):
+		return errUnreadable
+	}
 }
 
 // decodeError puts a YAML error on one line with its line number, without the source: that may hold a secret in a
@@ -96,6 +121,8 @@ func decodeError(err error) error {
 	switch {
 	case errors.Is(err, io.EOF):
 		return errors.New("the file is empty: `ramzban config example` prints one to begin with")
+	case errors.Is(err, errUnreadable):
+		return err
 	case errors.As(err, &l):
 		return l
 	case errors.As(err, &y) && y.GetToken() != nil:

@@ -180,3 +180,11 @@ func TestLoadConfigNamesTheFile(t *testing.T) {
 	require.ErrorContains(t, err, path)
 	require.ErrorContains(t, err, "line 1")
 }
+
+// These make the YAML library panic, and read for ever. The real binary is used because the latter cannot be stopped.
+func TestConfigThatTheYAMLLibraryCannotTake(t *testing.T) {
+	for _, text := range []string{"uses: ![a]\n", "profiles: {x: {type: hotp, hash SHA1, digits: 6}}\n"} {
+		_, stderr := runFailing(t, nil, "config", "check", "--config", writeFile(t, "ramzban.yaml", text))
+		requireOneLine(t, stderr, "cannot be read", "colon")
+	}
+}
