@@ -91,7 +91,7 @@ func parseConfig(b []byte) (Config, error) {
 // parseLimit is how long a configuration may take to read; it takes a millisecond.
 const parseLimit = 3 * time.Second
 
-var errUnreadable = errors.New("this YAML cannot be read: look for a missing colon, bracket or name")
+var errUnreadable = errors.New("this YAML cannot be read: look for a missing bracket or space after a colon")
 
 // decodeNext reads a document. The YAML library panics on some broken ones and reads others for ever; either is an error
 // here, and the process ends with it.
