@@ -88,29 +88,16 @@ func parseConfig(b []byte) (Config, error) {
 	return c, nil
 }
 
-// parseLimit is how long a configuration may take to read; it takes a millisecond.
-const parseLimit = 3 * time.Second
+var errUnreadable = errors.New("this YAML cannot be read: look for a missing bracket or space")
 
-var errUnreadable = errors.New("this YAML cannot be read: look for a missing bracket or space after a colon")
-
-// decodeNext reads a document. The YAML library panics on some broken ones and reads others for ever; either is an error
-// here, and the process ends with it.
-func decodeNext(d *yaml.Decoder, c *Config) error {
-	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if recover() != nil {
-				done <- errUnreadable
-			}
-		}()
-		done <- d.Decode(c)
+// decodeNext reads a document. The YAML library panics on some broken ones; that is an error here.
+func decodeNext(d *yaml.Decoder, c *Config) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errUnreadable
+		}
 	}()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(parseLimit):
-		return errUnreadable
-	}
+	return d.Decode(c)
 }
 
 // decodeError puts a YAML error on one line with its line number, without the source: that may hold a secret in a

