@@ -50,6 +50,21 @@ func TestSeedsAreNeverInTheClear(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, found)
 	require.Empty(t, search.in(answers))
+	requireNoCard(t, s.dir, 8)
+}
+
+// requireNoCard: no card number stands in any file, the database and the log among them.
+func requireNoCard(t *testing.T, dir string, cards int) {
+	require.NoError(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for i := range cards {
+			require.NotContains(t, string(b), testCard(i), path)
+		}
+		return err
+	}))
 }
 
 // walkRaw plays one token from issue to audit, and returns the service's answers as they came.
