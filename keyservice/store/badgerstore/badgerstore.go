@@ -155,6 +155,11 @@ func (s *Store) Commit(ctx context.Context, change store.Change) (uint64, error)
 	case a := <-m.done:
 		return a.index, a.err
 	case <-ctx.Done():
+	}
+	select {
+	case a := <-m.done: // both at once: an answer is better
+		return a.index, a.err
+	default:
 		return 0, fmt.Errorf("%w: stopped waiting: %w", store.ErrUnknown, context.Cause(ctx))
 	}
 }

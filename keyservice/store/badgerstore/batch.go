@@ -122,7 +122,7 @@ func (b *batch) addEntries(sequencer store.Sequencer) error {
 		if _, taken := b.written[p.Key]; taken {
 			return fmt.Errorf("its row %q is also written by a change of the batch", p.Key)
 		}
-		if err := checkPut(map[store.Key]bool{}, p); err != nil {
+		if err := checkPut(p); err != nil {
 			return err
 		}
 		if err := b.write(write{key: p.Key, value: p.Value}); err != nil {

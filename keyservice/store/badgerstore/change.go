@@ -91,8 +91,11 @@ func checkChange(c store.Change) error {
 	}
 	written := make(map[store.Key]bool, len(c.Put)+len(c.Delete))
 	for _, p := range c.Put {
-		if err := checkPut(written, p); err != nil {
-			return err
+		if err := checkPut(p); err != nil {
+			return fmt.Errorf("a row to write: %w", err)
+		}
+		if err := checkNew(written, p.Key); err != nil {
+			return fmt.Errorf("a row to write: %w", err)
 		}
 	}
 	for _, k := range c.Delete {
@@ -103,14 +106,11 @@ func checkChange(c store.Change) error {
 	return nil
 }
 
-func checkPut(seen map[store.Key]bool, p store.Put) error {
-	if err := checkNew(seen, p.Key); err != nil {
-		return fmt.Errorf("a row to write: %w", err)
-	}
+func checkPut(p store.Put) error {
 	if len(p.Value) > store.MaxValue {
 		return fmt.Errorf("a value has %d bytes, at most %d are allowed", len(p.Value), store.MaxValue)
 	}
-	return nil
+	return checkKey(p.Key)
 }
 
 // checkNew checks a key that may appear only once.

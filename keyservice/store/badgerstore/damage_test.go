@@ -222,7 +222,7 @@ func TestTornLastBatch(t *testing.T) {
 	path := files(t, pristine, walSuffix)[0]
 	b := read(t, path)
 	end, last := logEnd(b), lastBatch(t, b)
-	step := max(1, (end-last)/storetest.Scaled(8, 200))
+	step := max(1, (end-last)/storetest.Scaled(5, 200))
 	for at := last; at < end; at += step {
 		dir := copyDir(t, pristine)
 		torn := append([]byte(nil), b...)
@@ -256,7 +256,7 @@ func TestRandomDamage(t *testing.T) {
 	t.Parallel()
 	pristine := sample(t)
 	random := rand.New(rand.NewPCG(1, 2))
-	refused, rounds := 0, storetest.Scaled(60, 2000)
+	refused, rounds := 0, storetest.Scaled(30, 2000)
 	for round := range rounds {
 		dir := copyDir(t, pristine)
 		all, err := filepath.Glob(filepath.Join(dir, "*"))

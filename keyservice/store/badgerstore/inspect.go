@@ -56,7 +56,7 @@ func inspect(dir string) error {
 	return inspectUnnamed(dir, manifest, newest)
 }
 
-// list returns the names of the files with the suffix, in order; Badger pads their numbers with zeroes.
+// list returns the paths of the files with the suffix in the order of their numbers, which Badger pads with zeroes.
 func list(dir, suffix string) ([]string, error) {
 	paths, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+suffix))
 	if err != nil {
