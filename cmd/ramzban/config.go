@@ -125,9 +125,9 @@ func (p ProfileConfig) Policy() otp.Policy {
 
 // GuessingConfig is one budget per customer and use, over all of the customer's tokens.
 type GuessingConfig struct {
-	// FreeMisses is how many wrong passwords in a row cause no delay.
+	// FreeMisses is how many wrong passwords in a row begin a delay: those before it cause none.
 	FreeMisses int `yaml:"free_misses"`
-	// BaseDelay is the delay after one more; it doubles with each further one.
+	// BaseDelay is the first delay; it doubles with each further wrong password.
 	BaseDelay Duration `yaml:"base_delay"`
 	// MaxDelay is the longest delay.
 	MaxDelay Duration `yaml:"max_delay"`
@@ -155,7 +155,7 @@ type ClientConfig struct {
 	Roles []string `yaml:"roles"`
 }
 
-// LogConfig is the log, written to standard error.
+// LogConfig is the log, written to standard output.
 type LogConfig struct {
 	// Level is debug, info, warn or error.
 	Level string `yaml:"level"`

@@ -76,13 +76,21 @@ func (n *node) run(ctx context.Context) error {
 		n.log.Info("stopping: no new requests, those under way are answered")
 		return n.stop(nil)
 	case err := <-stopped:
-		return n.stop(fmt.Errorf("a listener failed: %w: start the service again", err))
+		return n.stop(listenerEnded(err))
 	case <-n.db.Failed():
 		return n.stop(fmt.Errorf("the database failed: %w: look at its disk, then start the service again", n.db.Err()))
 	case err := <-n.fatal:
 		// The module hangs: nothing can be closed in order, and everything acknowledged is on disk.
 		return fmt.Errorf("the HSM hangs: %w: look at the HSM, then start the service again", err)
 	}
+}
+
+// listenerEnded is why the service ends when one of its listeners does: err, or nil if the listener gave no reason.
+func listenerEnded(err error) error {
+	if err == nil {
+		err = errors.New("it takes no more connections")
+	}
+	return fmt.Errorf("a listener failed: %w: start the service again", err)
 }
 
 // stop ends the service in order: not ready, requests under way answered, the database closed, the HSM logged out. If it

@@ -265,3 +265,10 @@ func TestHungHSMEndsTheService(t *testing.T) {
 	n.fatal <- errors.New("a call has not returned")
 	require.ErrorContains(t, n.run(t.Context()), "the HSM hangs: a call has not returned: look at the HSM")
 }
+
+// A listener that ends without a reason ends the service all the same, with a line that can be read.
+func TestAListenerThatEndsIsNamed(t *testing.T) {
+	for _, err := range []error{nil, net.ErrClosed} {
+		require.Regexp(t, `^a listener failed: (it takes no more|use of closed)[^%]*: start the service again$`, listenerEnded(err))
+	}
+}
