@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
 	"ramzban/keyservice/store"
+	"ramzban/keyservice/store/badgerstore"
 )
 
 // measuredStore times the commits of a store.
@@ -35,11 +35,11 @@ func storeGauge(name, help string, read func() float64) prometheus.Collector {
 }
 
 func freeBytes(dir string) float64 {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
+	free, err := badgerstore.FreeSpace(dir)
+	if err != nil {
 		return -1
 	}
-	return float64(fs.Bavail) * float64(fs.Bsize)
+	return float64(free)
 }
 
 // Commit implements store.Store.

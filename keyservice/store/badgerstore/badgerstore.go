@@ -78,7 +78,7 @@ func (o Options) withDefaults() Options {
 		o.Log = slog.Default()
 	}
 	if o.FreeSpace == nil {
-		o.FreeSpace = freeSpace
+		o.FreeSpace = FreeSpace
 	}
 	if o.memTable == 0 {
 		o.memTable = memTableSize

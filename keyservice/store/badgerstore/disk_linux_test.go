@@ -53,7 +53,7 @@ func TestRealDiskFillsUp(t *testing.T) {
 }
 
 func freeOn(t *testing.T, dir string) uint64 {
-	free, err := freeSpace(dir)
+	free, err := FreeSpace(dir)
 	require.NoError(t, err)
 	return free
 }

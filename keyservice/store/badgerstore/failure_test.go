@@ -188,10 +188,10 @@ func TestReserveIsKept(t *testing.T) {
 
 func TestFreeSpaceOfARealDisk(t *testing.T) {
 	t.Parallel()
-	free, err := freeSpace(t.TempDir())
+	free, err := FreeSpace(t.TempDir())
 	require.NoError(t, err)
 	require.NotZero(t, free)
-	_, err = freeSpace("/does/not/exist")
+	_, err = FreeSpace("/does/not/exist")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 

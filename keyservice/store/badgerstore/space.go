@@ -8,8 +8,8 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// freeSpace returns the bytes that an unprivileged process may still write on the directory's disk.
-func freeSpace(dir string) (uint64, error) {
+// FreeSpace returns the bytes that an unprivileged process may still write on the directory's disk.
+func FreeSpace(dir string) (uint64, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return 0, fmt.Errorf("asking %s for its free space: %w", dir, err)
