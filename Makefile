@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo run test test-long check bench dev-packages test-packages
+.PHONY: help tools build demo run test test-long check bench dev-packages test-packages test-root
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RAMZBAN := bin/ramzban
@@ -23,6 +23,9 @@ test-packages: dev-packages
 	@.ci/need pkcs11-tool=opensc oathtool=oathtool pskctool=pskctool openssl=openssl jq=jq curl=curl \
 	  mkfs.ext4=e2fsprogs mount=mount
 
+test-root: test-packages
+	@.ci/root
+
 build: tools ## Build bin/ramzban
 	@go build -trimpath -o $(RAMZBAN) ./cmd/ramzban
 
@@ -32,15 +35,15 @@ demo: dev-packages build ## Show a token from enrolment to a refused second use,
 run: dev-packages build ## Run the service for development: 127.0.0.1:8443, state and certificates in var/dev
 	@exec $(RAMZBAN) dev run
 
-test: test-packages ## Run all tests
+test: test-root ## Run all tests
 	go test -race -count=1 $(RACED)
 	go test -count=1 ./cmd/...
 
-test-long: test-packages ## Run all tests in their long form: kill loops, power cuts, large scans
+test-long: test-root ## Run all tests in their long form: kill loops, power cuts, large scans
 	RAMZBAN_TEST_LONG=1 go test -race -count=1 -timeout 2h $(RACED)
 	RAMZBAN_TEST_LONG=1 go test -count=1 -timeout 2h ./cmd/...
 
-check: test-packages ## Format, vet, staticcheck, tidy go.mod, brief fuzzing, all tests with -race
+check: test-root ## Format, vet, staticcheck, tidy go.mod, brief fuzzing, all tests with -race
 	@unformatted=$$(gofmt -l api cmd hsm keyservice softhsm); \
 	  [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted" >&2; exit 1; }
 	go vet ./...

@@ -74,14 +74,21 @@ func (d *disk) repair() {
 
 func asRoot(t testing.TB, command ...string) string {
 	t.Helper()
+	c := rootCommandLine(command...)
+	c.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := c.CombinedOutput()
+	require.NoError(t, err, "%s: %v: %s", needsRoot, command, out)
+	return string(out)
+}
+
+// needsRoot stands before what a failed command said.
+const needsRoot = "this needs root, or sudo that asks for no password (`sudo -v` first)"
+
+func rootCommandLine(command ...string) *exec.Cmd {
 	if os.Getuid() != 0 {
 		command = append([]string{"sudo", "-n"}, command...)
 	}
-	c := exec.Command(command[0], command[1:]...)
-	c.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	out, err := c.CombinedOutput()
-	require.NoError(t, err, "%v: %s", command, out)
-	return string(out)
+	return exec.Command(command[0], command[1:]...)
 }
 
 // When the engine fails the process ends with one line; when the disk is good again, everything acknowledged is there.

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -163,14 +162,10 @@ func scanProcess(t *testing.T, pid int, secrets map[string][]byte) scanned {
 	t.Helper()
 	input, err := json.Marshal(scanRequest{PID: pid, Secrets: secrets})
 	require.NoError(t, err)
-	command := []string{"env", helperEnv + "=scan", os.Args[0]}
-	if os.Getuid() != 0 {
-		command = append([]string{"sudo", "-n"}, command...)
-	}
-	scan := exec.Command(command[0], command[1:]...)
+	scan := rootCommandLine("env", helperEnv+"=scan", os.Args[0])
 	scan.Stdin, scan.Stderr = bytes.NewReader(input), os.Stderr
 	out, err := scan.Output()
-	require.NoError(t, err, "the memory scan needs root")
+	require.NoError(t, err, "%s: reading another process's memory", needsRoot)
 	var r scanned
 	require.NoError(t, json.Unmarshal(out, &r))
 	return r

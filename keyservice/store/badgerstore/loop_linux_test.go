@@ -91,6 +91,6 @@ func command(privileged bool, name string, args ...string) *exec.Cmd {
 func run(t testing.TB, c *exec.Cmd) string {
 	t.Helper()
 	out, err := c.CombinedOutput()
-	require.NoError(t, err, "%v (loop mounts need root, or sudo without a password): %s", c, out)
+	require.NoError(t, err, "loop mounts need root, or sudo that asks for no password (`sudo -v` first): %v: %s", c, out)
 	return string(out)
 }
