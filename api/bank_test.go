@@ -113,11 +113,14 @@ func openBank(t testing.TB) *bank {
 	require.NoError(t, err)
 	log := &logBuffer{}
 	b := &bank{now: &clock{now: time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)}}
-	b.db, err = badgerstore.Open(badgerstore.Options{Dir: t.TempDir(), Sequencer: audit.Sequence, Log: debugLog(log)})
+	stateKey, err := module.StateKey(t.Context())
+	require.NoError(t, err)
+	entries := audit.NewLog(stateKey)
+	b.db, err = badgerstore.Open(badgerstore.Options{Dir: t.TempDir(), Sequencer: entries.Sequence, Log: debugLog(log)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.db.Close()) })
 	service, err := keyservice.New(t.Context(), keyservice.Config{
-		HSM: module, Store: b.db, Node: "node-1", Uses: []string{"second-pin", "login"}, Clock: b.now.time, Log: debugLog(log),
+		HSM: module, Store: b.db, Audit: entries, Node: "node-1", Uses: []string{"second-pin", "login"}, Clock: b.now.time, Log: debugLog(log),
 		Guess: keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100},
 		Profiles: map[string]otp.Policy{"offline-60": {
 			Type: otp.TOTP, Hash: seed.SHA1, Digits: 8, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute,

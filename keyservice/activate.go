@@ -7,12 +7,15 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"math/big"
 	"slices"
+	"sync"
 	"time"
 
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
 )
 
 // ActivateRequest binds an issued token to one device.
@@ -81,12 +84,30 @@ func parseDevice(r ActivateRequest) (device, *Error) {
 	if err != nil || !isRSA {
 		return device{}, &Error{Code: CodeDeviceKeyInvalid, Detail: "the device's public key must be an RSA key as DER SubjectPublicKeyInfo"}
 	}
-	if key.N.BitLen() < 2048 || key.N.BitLen() > 4096 || key.E < 65537 {
-		return device{}, &Error{Code: CodeDeviceKeyInvalid, Detail: "the device's RSA key must have 2048 to 4096 bits and an exponent of at least 65537"}
+	if unsound(key) {
+		return device{}, &Error{Code: CodeDeviceKeyInvalid, Detail: "the device's RSA key must have 2048 to 4096 bits, an odd exponent of at least 65537, and no small factor"}
 	}
 	sum := sha256.Sum256(r.KeyDER)
 	return device{deviceRecord{ID: r.DeviceID, KeySHA256: sum[:]}, key}, nil
 }
+
+// unsound says that whatever is wrapped to the key is not safe: it is short, or plainly not the product of two primes.
+func unsound(key *rsa.PublicKey) bool {
+	bits := key.N.BitLen()
+	return bits < 2048 || bits > 4096 || key.E < 65537 || key.E%2 == 0 ||
+		new(big.Int).GCD(nil, nil, key.N, smallPrimes()).Cmp(big.NewInt(1)) != 0 || key.N.ProbablyPrime(1)
+}
+
+// smallPrimes is the product of all primes below 10,000.
+var smallPrimes = sync.OnceValue(func() *big.Int {
+	product := big.NewInt(1)
+	for n := int64(2); n < 10_000; n++ {
+		if p := big.NewInt(n); p.ProbablyPrime(0) { // exact for numbers below 2^64
+			product.Mul(product, p)
+		}
+	}
+	return product
+})
 
 // activatable says why this device may not activate the token, whatever the code; nil if it may.
 func (s *Service) activatable(t token, r ActivateRequest, dev device) *Error {
@@ -145,7 +166,7 @@ func (s *Service) enrol(ctx context.Context, t token, dev device) (token, error)
 
 // derivationContext is different for every seed: CBOR of scheme, serial, nonce, purpose, hash and length in bytes.
 func derivationContext(r record, nonce []byte) ([]byte, error) {
-	return encoding.Marshal([]any{"ramzban/derive/1", r.Serial, nonce, "otp", r.Policy.Hash.String(), r.Policy.Hash.SeedLength()})
+	return store.Encode([]any{"ramzban/derive/1", r.Serial, nonce, "otp", r.Policy.Hash.String(), r.Policy.Hash.SeedLength()})
 }
 
 // ConfirmRequest proves that the phone has the seed.

@@ -99,16 +99,17 @@ func (b budget) misses(l GuessLimits, now time.Time) int {
 
 // unlocks is how long until enough days have left the window.
 func (b budget) unlocks(l GuessLimits, now time.Time) time.Duration {
-	for ahead := 1; ahead <= l.WindowDays; ahead++ {
+	for ahead := 1; ahead <= l.WindowDays+1; ahead++ {
 		then := now.Truncate(day).Add(time.Duration(ahead) * day)
 		if b.misses(l, then) < l.MaxMisses {
 			return then.Sub(now)
 		}
 	}
-	return time.Duration(l.WindowDays) * day
+	return time.Duration(l.WindowDays+1) * day
 }
 
 func dayOf(t time.Time) uint32 { return uint32(t.Unix() / int64(day/time.Second)) }
 
-// inWindow also keeps days after today: a clock that was set back forgives nothing.
-func inWindow(d uint32, l GuessLimits, today uint32) bool { return d+uint32(l.WindowDays) > today }
+// inWindow counts whole days, the oldest one too of which only a part lies in the window, so that no WindowDays times 24
+// hours ever hold more. It also keeps days after today: a clock that was set back forgives nothing.
+func inWindow(d uint32, l GuessLimits, today uint32) bool { return d+uint32(l.WindowDays) >= today }

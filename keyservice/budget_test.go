@@ -49,7 +49,7 @@ func TestTheWindowLocksAndMovesOn(t *testing.T) {
 	}
 	why, wait := b.gate(limits, now)
 	require.Equal(t, ReasonLocked, why)
-	require.Equal(t, 30*day-12*time.Hour, wait, "until the day of the misses leaves the window")
+	require.Equal(t, 31*day-12*time.Hour, wait, "until the day of the misses leaves the window")
 	why, _ = b.gate(limits, now.Add(wait-time.Second))
 	require.Equal(t, ReasonLocked, why)
 	why, _ = b.gate(limits, now.Add(wait))
@@ -92,7 +92,7 @@ func TestNoWindowHoldsMoreMissesThanTheLimit(t *testing.T) {
 		for i, first := range evaluated {
 			n := 0
 			for _, at := range evaluated[i:] {
-				if at.Sub(first) < time.Duration(limits.WindowDays-1)*day {
+				if at.Sub(first) < time.Duration(limits.WindowDays)*day {
 					n++
 				}
 			}

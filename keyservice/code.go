@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"ramzban/keyservice/audit"
@@ -20,6 +21,7 @@ const (
 	codePurpose  = "activation-code"
 	codeDigits   = 8
 	codeModulus  = 100_000_000
+	codeIDLength = 32 // hexadecimal digits
 )
 
 // Activation is an activation code that waits to be collected: its id and when it dies.
@@ -68,7 +70,7 @@ func (s *Service) makeCode(ctx context.Context, r record) (seed.Code, error) {
 }
 
 func codeInput(r record, c *codeRecord) ([]byte, error) {
-	return encoding.Marshal([][]byte{[]byte(r.Serial), c.Nonce, r.Subject.Sum})
+	return store.Encode([][]byte{[]byte(r.Serial), c.Nonce, r.Subject.Sum})
 }
 
 func sameCode(a, b seed.Code) bool {
@@ -103,6 +105,9 @@ func (s *Service) CollectCode(ctx context.Context, c authz.Caller, id string) (C
 }
 
 func (s *Service) collect(ctx context.Context, id string) (CollectedCode, decision, error) {
+	if len(id) != codeIDLength || strings.Trim(id, "0123456789abcdef") != "" {
+		return CollectedCode{}, refuse(CodeCodeNotFound, "no code with this id waits to be collected"), nil
+	}
 	items, err := s.Store.Get(ctx, codeKey(id))
 	if err != nil {
 		return CollectedCode{}, decision{}, storeError(err)

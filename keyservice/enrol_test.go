@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"math/big"
 	"sync"
 	"testing"
 	"time"
@@ -142,8 +143,11 @@ func TestOnlyAStrongRSAKeyGetsASeed(t *testing.T) {
 	require.NoError(t, err)
 	curve, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	small := *phoneKeys()[0]
-	small.E = 3
+	small, even := phoneKeys()[0].PublicKey, phoneKeys()[0].PublicKey
+	small.E, even.E = 3, 65538
+	smooth := rsa.PublicKey{N: new(big.Int).Exp(big.NewInt(9973), big.NewInt(160), nil), E: 65537}
+	prime, err := rand.Prime(rand.Reader, 2048)
+	require.NoError(t, err)
 	spki := func(key any) []byte {
 		der, err := x509.MarshalPKIXPublicKey(key)
 		require.NoError(t, err)
@@ -151,7 +155,8 @@ func TestOnlyAStrongRSAKeyGetsASeed(t *testing.T) {
 	}
 	bad := map[string][]byte{
 		"none": nil, "garbage": []byte("key"), "1024 bits": spki(&weak.PublicKey), "elliptic": spki(&curve.PublicKey),
-		"exponent 3": spki(&small.PublicKey), "trailing bytes": append(spki(&phoneKeys()[0].PublicKey), 0),
+		"exponent 3": spki(&small), "even exponent": spki(&even), "small factors": spki(&smooth),
+		"one prime": spki(&rsa.PublicKey{N: prime, E: 65537}), "trailing bytes": append(spki(&phoneKeys()[0].PublicKey), 0),
 	}
 	for name, der := range bad {
 		r := p.request(card(1), issued, code)

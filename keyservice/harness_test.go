@@ -67,6 +67,8 @@ type world struct {
 	clock *fakeClock
 	hsm   *faultyHSM
 	store *faultyStore
+
+	logbook *audit.Log
 }
 
 type fakeClock struct {
@@ -155,7 +157,10 @@ func newWorld(t testing.TB) *world {
 
 // open starts the service on what is stored in the world's directory.
 func (w *world) open() {
-	db, err := badgerstore.Open(badgerstore.Options{Dir: w.dir, Sequencer: audit.Sequence, Log: slog.New(slog.DiscardHandler)})
+	key, err := w.hsm.StateKey(context.Background())
+	require.NoError(w.t, err)
+	w.logbook = audit.NewLog(key)
+	db, err := badgerstore.Open(badgerstore.Options{Dir: w.dir, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(w.t, err)
 	w.db, w.store = db, &faultyStore{Store: db}
 	w.restart()
@@ -164,7 +169,7 @@ func (w *world) open() {
 // restart forgets everything the service holds in memory.
 func (w *world) restart() {
 	s, err := New(context.Background(), Config{
-		HSM: w.hsm, Store: w.store, Node: "node-1", Profiles: profiles(), Uses: []string{"second-pin", "login"}, Guess: limits,
+		HSM: w.hsm, Store: w.store, Audit: w.logbook, Node: "node-1", Profiles: profiles(), Uses: []string{"second-pin", "login"}, Guess: limits,
 		Clock: w.clock.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(w.t, err)

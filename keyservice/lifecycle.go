@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -45,25 +46,31 @@ func (s *Service) changed(ctx context.Context, before, after token, refusal *Err
 		if after.state == before.state {
 			return d, nil
 		}
-		row, err := s.mac(stateRowKey(after.Serial), after.state)
+		row, err := s.stateRow(&after)
 		d.change = store.Change{Require: before.require, Put: []store.Put{row}}
+		d.entry.State = after.state.Sequence
 		return d, err
 	}
 	d, err := s.save(ctx, after)
 	if err != nil {
 		return decision{}, err
 	}
-	return d, s.follow(before, after, &d)
+	return d, s.follow(ctx, before, after, &d)
 }
 
 // follow adds what a changed token means for the rows that point to it: its code's row lives while the code can be
 // used, its subject's live row until it is deactivated.
-func (s *Service) follow(before, after token, d *decision) error {
+func (s *Service) follow(ctx context.Context, before, after token, d *decision) error {
 	if before.Code != nil && (after.Code == nil || after.Code.ID != before.Code.ID) {
 		d.change.Delete = append(d.change.Delete, codeKey(before.Code.ID))
 	}
 	if after.Status == Deactivated {
-		d.change.Delete = append(d.change.Delete, liveKey(after.Class, after.Subject.Sum))
+		live, err := s.liveRow(ctx, after)
+		if err != nil {
+			return err
+		}
+		d.change.Require = append(d.change.Require, store.Require{Key: live.Key, Version: live.Version})
+		d.change.Delete = append(d.change.Delete, live.Key)
 	}
 	if after.Code != nil && after.Code.ID != before.Code.ID {
 		row, err := s.mac(codeKey(after.Code.ID), pointer{Schema: schema, Serial: after.Serial})
@@ -74,6 +81,19 @@ func (s *Service) follow(before, after token, d *decision) error {
 		d.change.Put = append(d.change.Put, row)
 	}
 	return nil
+}
+
+// liveRow reads the row that makes this token its subject's live one; a *tampered if it is missing or names another.
+func (s *Service) liveRow(ctx context.Context, t token) (store.Item, error) {
+	items, err := s.Store.Get(ctx, liveKey(t.Class, t.Subject.Sum))
+	if err != nil {
+		return store.Item{}, storeError(err)
+	}
+	p, err := unmac[pointer](s, items[0], "live token")
+	if err == nil && p.Serial != t.Serial {
+		err = &tampered{what: "live token", err: errors.New("another token is the subject's live one"), serial: t.Serial}
+	}
+	return items[0], err
 }
 
 // Suspend refuses the token's passwords until it is resumed.

@@ -65,6 +65,7 @@ type state struct {
 	Next      uint64        `cbor:"2,keyasint"` // lowest acceptable moving factor: the watermark plus one
 	Drift     time.Duration `cbor:"3,keyasint"` // learnt clock drift of the device
 	CodeTries int           `cbor:"4,keyasint"` // wrong activation codes so far
+	Sequence  uint64        `cbor:"5,keyasint"` // grows with every change of the state
 }
 
 // pointer is a row that names a token: the live token of a subject, or the token of a code.

@@ -1,14 +1,11 @@
 package keyservice
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-
-	"github.com/fxamacker/cbor/v2"
 
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
@@ -29,8 +26,9 @@ func budgetKey(pseudonym []byte, use string) store.Key {
 
 // tampered: a stored row is missing, or is not what the service wrote there.
 type tampered struct {
-	what string // "token record", "token state", "guess budget", "live token", "code"
-	err  error
+	what   string // "token record", "token state", "guess budget", "live token", "code"
+	err    error
+	serial string // of the token concerned, if it is known
 }
 
 func (t *tampered) Error() string { return fmt.Sprintf("stored %s fails its check: %v", t.what, t.err) }
@@ -46,25 +44,9 @@ type envelope struct {
 	MAC  []byte      `cbor:"3,keyasint,omitempty"`
 }
 
-var encoding = func() cbor.EncMode {
-	m, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		panic(err) // constant options: fails in every test or never
-	}
-	return m
-}()
-
-var decoding = func() cbor.DecMode {
-	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField}.DecMode()
-	if err != nil {
-		panic(err) // constant options: fails in every test or never
-	}
-	return m
-}()
-
 // bind is what seals and MACs are made over: the body together with the key it is stored under.
 func bind(key store.Key, body []byte) ([]byte, error) {
-	return encoding.Marshal([][]byte{[]byte(key), body})
+	return store.Encode([][]byte{[]byte(key), body})
 }
 
 // seal makes the row of a token record.
@@ -79,17 +61,18 @@ func (s *Service) seal(ctx context.Context, r record) (store.Put, error) {
 	if err != nil {
 		return store.Put{}, err
 	}
-	value, err := encoding.Marshal(envelope{Body: body, Seal: &sealed})
+	value, err := store.Encode(envelope{Body: body, Seal: &sealed})
 	return store.Put{Key: key, Value: value}, err
 }
 
 // unseal reads the row of a token record. Rows whose seal was found right before cost no call to the HSM: they are
-// remembered by the digest of their key and value, so that any edit is seen.
-func (s *Service) unseal(ctx context.Context, it store.Item) (record, error) {
+// remembered by the digest of their key and value, so that any edit is seen. A scan of all tokens does not remember, or
+// it would push out the tokens in use.
+func (s *Service) unseal(ctx context.Context, it store.Item, remember bool) (record, error) {
 	const what = "token record"
-	e, err := open(it.Value)
+	e, err := store.Decode[envelope](it.Value)
 	if err != nil || e.Seal == nil {
-		return record{}, &tampered{what, errors.Join(errors.New("no sealed envelope"), err)}
+		return record{}, &tampered{what: what, err: errors.Join(errors.New("no sealed envelope"), err)}
 	}
 	bound, err := bind(it.Key, e.Body)
 	if err != nil {
@@ -100,11 +83,13 @@ func (s *Service) unseal(ctx context.Context, it store.Item) (record, error) {
 		if err := s.checkSeal(ctx, bound, *e.Seal); err != nil {
 			return record{}, err
 		}
-		s.sealed.Add(digest, struct{}{})
+		if remember {
+			s.sealed.Add(digest, struct{}{})
+		}
 	}
-	r, err := decodeBody[record](e.Body)
+	r, err := store.Decode[record](e.Body)
 	if err != nil || r.Schema != schema || recordKey(r.Serial) != it.Key {
-		return record{}, &tampered{what, errors.Join(errors.New("not a record of this version"), err)}
+		return record{}, &tampered{what: what, err: errors.Join(errors.New("not a record of this version"), err)}
 	}
 	return r, nil
 }
@@ -112,7 +97,7 @@ func (s *Service) unseal(ctx context.Context, it store.Item) (record, error) {
 func (s *Service) checkSeal(ctx context.Context, bound []byte, sealed seed.MACed) error {
 	err := s.HSM.CheckSeal(ctx, sealPurpose, bound, sealed)
 	if errors.Is(err, seed.ErrBadSeal) || errors.Is(err, seed.ErrKeyNotFound) {
-		return &tampered{"token record", err}
+		return &tampered{what: "token record", err: err}
 	}
 	return err
 }
@@ -123,7 +108,7 @@ func (s *Service) mac(key store.Key, body any) (store.Put, error) {
 	if err != nil {
 		return store.Put{}, err
 	}
-	value, err := encoding.Marshal(envelope{Body: encoded, MAC: s.sum(bound)})
+	value, err := store.Encode(envelope{Body: encoded, MAC: s.sum(bound)})
 	return store.Put{Key: key, Value: value}, err
 }
 
@@ -131,22 +116,22 @@ func (s *Service) mac(key store.Key, body any) (store.Put, error) {
 func unmac[T any](s *Service, it store.Item, what string) (T, error) {
 	var none T
 	if it.Version == 0 {
-		return none, &tampered{what, errors.New("the row is missing")}
+		return none, &tampered{what: what, err: errors.New("the row is missing")}
 	}
-	e, err := open(it.Value)
+	e, err := store.Decode[envelope](it.Value)
 	if err != nil {
-		return none, &tampered{what, err}
+		return none, &tampered{what: what, err: err}
 	}
 	bound, err := bind(it.Key, e.Body)
 	if err != nil {
 		return none, err
 	}
 	if !hmac.Equal(s.sum(bound), e.MAC) {
-		return none, &tampered{what, errors.New("the MAC is wrong")}
+		return none, &tampered{what: what, err: errors.New("the MAC is wrong")}
 	}
-	body, err := decodeBody[T](e.Body)
+	body, err := store.Decode[T](e.Body)
 	if err != nil {
-		return none, &tampered{what, err}
+		return none, &tampered{what: what, err: err}
 	}
 	return body, nil
 }
@@ -157,29 +142,10 @@ func (s *Service) sum(bound []byte) []byte {
 	return m.Sum(nil)
 }
 
-// open reads an envelope. Only the one encoding that the service writes is one: no two values mean the same row.
-func open(value []byte) (envelope, error) {
-	var e envelope
-	if err := decoding.Unmarshal(value, &e); err != nil {
-		return envelope{}, err
-	}
-	again, err := encoding.Marshal(e)
-	if err == nil && !bytes.Equal(again, value) {
-		err = errors.New("not in the one encoding of its kind")
-	}
-	return e, err
-}
-
 func encodeBody(key store.Key, v any) (body, bound []byte, err error) {
-	if body, err = encoding.Marshal(v); err != nil {
+	if body, err = store.Encode(v); err != nil {
 		return nil, nil, fmt.Errorf("encoding a row: %w", err)
 	}
 	bound, err = bind(key, body)
 	return body, bound, err
-}
-
-func decodeBody[T any](body []byte) (T, error) {
-	var v T
-	err := decoding.Unmarshal(body, &v)
-	return v, err
 }

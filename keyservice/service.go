@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -31,7 +33,8 @@ type Observer interface {
 // Config is what a Service is made of. Every field is required but Observer.
 type Config struct {
 	HSM      HSM
-	Store    store.Store
+	Store    store.Store           // its Sequencer is Audit.Sequence
+	Audit    *audit.Log            // made from the HSM's state key
 	Node     string                // this node's name in audit entries
 	Profiles map[string]otp.Policy // by name; a token keeps the policy it was issued with
 	Uses     []string              // the uses a token may be connected to
@@ -47,6 +50,8 @@ type Service struct {
 	hostKey []byte // MACs the state rows; held by the host
 	locks   serialLocks
 	sealed  *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
+	stalled atomic.Bool                             // the last commit was not written: nothing is looked at before one is
+	scan    sync.Mutex                              // held by the one comparison that may run
 }
 
 // checkedSeals bounds the memory of rows whose seal was checked: about 150 bytes each. A row that fell out is checked
@@ -58,8 +63,8 @@ const maxConflicts = 16
 
 // New checks the configuration and fetches the state key from the HSM.
 func New(ctx context.Context, c Config) (*Service, error) {
-	if c.HSM == nil || c.Store == nil || c.Clock == nil || c.Log == nil || c.Node == "" || len(c.Uses) == 0 {
-		return nil, errors.New("keyservice: HSM, Store, Clock, Log, Node and Uses are required")
+	if c.HSM == nil || c.Store == nil || c.Audit == nil || c.Clock == nil || c.Log == nil || c.Node == "" || len(c.Uses) == 0 {
+		return nil, errors.New("keyservice: HSM, Store, Audit, Clock, Log, Node and Uses are required")
 	}
 	for name, p := range c.Profiles {
 		if err := p.Validate(); err != nil {
@@ -111,6 +116,9 @@ func (s *Service) authorise(ctx context.Context, c authz.Caller, a authz.Action,
 // decide runs one use case until its decision is durable, and returns the index of its entry. A decision that lost a
 // precondition to another one is taken anew from the store. A row without its seal is logged and alarmed.
 func (s *Service) decide(ctx context.Context, c authz.Caller, a authz.Action, serial string, fn func() (decision, error)) (uint64, error) {
+	if err := s.probe(ctx, c, a); err != nil {
+		return 0, err
+	}
 	for range maxConflicts {
 		d, err := fn()
 		if err != nil {
@@ -142,6 +150,7 @@ func (s *Service) commit(ctx context.Context, c authz.Caller, a authz.Action, d 
 	}
 	d.change.Entry = body
 	index, err := s.Store.Commit(ctx, d.change)
+	s.stalled.Store(errors.Is(err, store.ErrFailed))
 	if errors.Is(err, store.ErrConflict) {
 		return 0, err
 	}
@@ -154,11 +163,24 @@ func (s *Service) commit(ctx context.Context, c authz.Caller, a authz.Action, d 
 	return index, nil
 }
 
+// probe makes sure, once a commit has failed, that the store can write again before anything is looked at: what cannot be
+// counted must not be evaluated, or a full disk would make guesses free.
+func (s *Service) probe(ctx context.Context, c authz.Caller, a authz.Action) error {
+	if !s.stalled.Load() {
+		return nil
+	}
+	_, err := s.commit(ctx, c, a, decision{entry: audit.Entry{Outcome: audit.Resumed}})
+	return err
+}
+
 // failed turns what stopped a use case into its answer. A tampered row is written to the log first.
 func (s *Service) failed(ctx context.Context, c authz.Caller, a authz.Action, serial string, err error) error {
 	var t *tampered
 	if !errors.As(err, &t) {
 		return hsmError(err)
+	}
+	if t.serial != "" {
+		serial = t.serial
 	}
 	s.Log.ErrorContext(ctx, "a stored row does not carry its seal", "row", t.what, "serial", serial, "request_id", RequestID(ctx))
 	d := decision{entry: audit.Entry{Outcome: audit.Tampered, Reason: t.what, Serial: serial}}
@@ -171,10 +193,12 @@ func (s *Service) failed(ctx context.Context, c authz.Caller, a authz.Action, se
 // storeError names what the store could not do.
 func storeError(err error) error {
 	switch {
+	case errors.Is(err, store.ErrUnknown):
+		return &Error{Code: CodeOutcomeUnknown, Detail: "it is not known whether this was decided; the password may be used up", Err: err}
+	case outOfTime(err):
+		return tooLate(err)
 	case errors.Is(err, store.ErrNoSpace):
 		return &Error{Code: CodeStorageFull, Detail: "the database's disk is nearly full: nothing can be decided until there is space", Err: err}
-	case errors.Is(err, store.ErrUnknown):
-		return &Error{Code: CodeOutcomeUnknown, Detail: "it is not known whether this was decided; ask again", Err: err}
 	}
 	return &Error{Code: CodeStorageUnavailable, Detail: "the database cannot be used: nothing was decided", Err: err}
 }
@@ -186,10 +210,18 @@ func hsmError(err error) error {
 	switch {
 	case errors.As(err, &e):
 		return err
+	case outOfTime(err):
+		return tooLate(err)
 	case errors.Is(err, seed.ErrUnavailable), errors.Is(err, seed.ErrBadBlob), errors.Is(err, seed.ErrKeyNotFound):
 		return &Error{Code: CodeHSMUnavailable, Detail: "the HSM cannot be used: nothing was decided", Err: err}
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return &Error{Code: CodeBusy, Detail: "the request's time ran out before anything was decided; try again", Err: err}
 	}
 	return &Error{Code: CodeInternal, Detail: "nothing was decided; the operator's log says why", Err: err}
+}
+
+func outOfTime(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+func tooLate(err error) error {
+	return &Error{Code: CodeBusy, Detail: "the request's time ran out before anything was decided; try again", Err: err}
 }

@@ -30,20 +30,20 @@ func (w *world) row(key store.Key) store.Put {
 // edits returns one row for each field of the stored body, with that field changed and the old seal or MAC.
 func (w *world) edits(key store.Key) map[string]store.Put {
 	original := w.row(key)
-	var e envelope
-	require.NoError(w.t, decoding.Unmarshal(original.Value, &e))
-	var fields map[int]any
-	require.NoError(w.t, decoding.Unmarshal(e.Body, &fields))
+	e, err := store.Decode[envelope](original.Value)
+	require.NoError(w.t, err)
+	fields, err := store.Decode[map[int]any](e.Body)
+	require.NoError(w.t, err)
 	require.NotEmpty(w.t, fields)
 	edited := map[string]store.Put{}
 	for field := range fields {
-		var changed map[int]any
-		require.NoError(w.t, decoding.Unmarshal(e.Body, &changed))
+		changed, err := store.Decode[map[int]any](e.Body)
+		require.NoError(w.t, err)
 		changed[field] = edit(changed[field])
-		body, err := encoding.Marshal(changed)
+		body, err := store.Encode(changed)
 		require.NoError(w.t, err)
 		require.NotEqual(w.t, e.Body, body)
-		value, err := encoding.Marshal(envelope{Body: body, Seal: e.Seal, MAC: e.MAC})
+		value, err := store.Encode(envelope{Body: body, Seal: e.Seal, MAC: e.MAC})
 		require.NoError(w.t, err)
 		edited[fmt.Sprintf("field %d", field)] = store.Put{Key: key, Value: value}
 	}
@@ -176,14 +176,17 @@ func (w *world) swapSeeds(a, b string) {
 	var envelopes [2]envelope
 	var records [2]record
 	for i, serial := range []string{a, b} {
-		require.NoError(w.t, decoding.Unmarshal(w.row(recordKey(serial)).Value, &envelopes[i]))
-		require.NoError(w.t, decoding.Unmarshal(envelopes[i].Body, &records[i]))
+		var err error
+		envelopes[i], err = store.Decode[envelope](w.row(recordKey(serial)).Value)
+		require.NoError(w.t, err)
+		records[i], err = store.Decode[record](envelopes[i].Body)
+		require.NoError(w.t, err)
 	}
 	records[0].Seed, records[1].Seed = records[1].Seed, records[0].Seed
 	for i, serial := range []string{a, b} {
-		body, err := encoding.Marshal(records[i])
+		body, err := store.Encode(records[i])
 		require.NoError(w.t, err)
-		value, err := encoding.Marshal(envelope{Body: body, Seal: envelopes[i].Seal})
+		value, err := store.Encode(envelope{Body: body, Seal: envelopes[i].Seal})
 		require.NoError(w.t, err)
 		w.attack([]store.Put{{Key: recordKey(serial), Value: value}})
 	}
@@ -237,10 +240,12 @@ func TestTheAuditComparisonFindsOlderRowsPutBack(t *testing.T) {
 		require.Less(t, d.Stored, d.Logged)
 		what[d.What] = true
 	}
-	require.Equal(t, map[string]bool{"record revision": true, "next moving factor": true, "guess budget": true}, what)
+	require.Equal(t, map[string]bool{"record revision": true, "next moving factor": true, "state sequence": true, "guess budget": true}, what)
+	log := w.entries()
+	require.Equal(t, audit.Tampered, log[len(log)-2].Outcome, "and it is alarmed")
 
 	w.attack(nil, keys...)
 	found, err = w.CompareAudit(ctx, auditor)
 	require.NoError(t, err)
-	require.Len(t, found, 3, "removed rows are found too")
+	require.Len(t, found, 4, "removed rows are found too")
 }

@@ -18,8 +18,17 @@ type token struct {
 	require []store.Require
 }
 
-// load reads and checks a token. An unknown serial gives an *Error, a row that fails its check a *tampered.
+// load reads and checks a token. An unknown serial gives an *Error, a row that fails its check a *tampered that names it.
 func (s *Service) load(ctx context.Context, serial string) (token, error) {
+	t, err := s.loadRows(ctx, serial)
+	var tam *tampered
+	if errors.As(err, &tam) {
+		tam.serial = serial
+	}
+	return t, err
+}
+
+func (s *Service) loadRows(ctx context.Context, serial string) (token, error) {
 	items, err := s.Store.Get(ctx, recordKey(serial), stateRowKey(serial))
 	if err != nil {
 		return token{}, storeError(err)
@@ -27,7 +36,7 @@ func (s *Service) load(ctx context.Context, serial string) (token, error) {
 	if items[0].Version == 0 {
 		return token{}, &Error{Code: CodeTokenNotFound, Detail: "no token has this serial"}
 	}
-	r, err := s.unseal(ctx, items[0])
+	r, err := s.unseal(ctx, items[0], true)
 	if err != nil {
 		return token{}, err
 	}
@@ -36,7 +45,7 @@ func (s *Service) load(ctx context.Context, serial string) (token, error) {
 		return token{}, err
 	}
 	if st.Revision != r.Revision || st.Schema != schema {
-		return token{}, &tampered{"token state", errors.New("record and state are not of the same revision")}
+		return token{}, &tampered{what: "token state", err: errors.New("record and state are not of the same revision")}
 	}
 	return token{record: r, state: st, require: requireItems(items)}, nil
 }
@@ -52,16 +61,25 @@ func requireItems(items []store.Item) []store.Require {
 // save makes the rows of a changed token: a new revision of the record, and the state that goes with it.
 func (s *Service) save(ctx context.Context, t token) (decision, error) {
 	t.Revision++
-	t.state.Schema, t.state.Revision = schema, t.Revision
+	t.state.Revision = t.Revision
 	r, err := s.seal(ctx, t.record)
 	if err != nil {
 		return decision{}, err
 	}
-	st, err := s.mac(stateRowKey(t.Serial), t.state)
+	st, err := s.stateRow(&t)
 	return decision{
 		change: store.Change{Require: t.require, Put: []store.Put{r, st}},
-		entry:  audit.Entry{Outcome: audit.Done, Revision: t.Revision, Next: t.state.Next, Commitment: t.commitment()},
+		entry: audit.Entry{
+			Outcome: audit.Done, Revision: t.Revision, Next: t.state.Next, State: t.state.Sequence, Commitment: t.commitment(),
+		},
 	}, err
+}
+
+// stateRow makes the row of a changed state, under its next sequence number.
+func (s *Service) stateRow(t *token) (store.Put, error) {
+	t.state.Schema = schema
+	t.state.Sequence++
+	return s.mac(stateRowKey(t.Serial), t.state)
 }
 
 // TokenView is what an issuer may see of a token; no secret is in it.

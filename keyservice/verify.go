@@ -188,10 +188,10 @@ func (s *Service) missed(t token, r VerifyRequest, guesses budget) (Verdict, dec
 func (s *Service) accepted(t token, r VerifyRequest, guesses budget, now time.Time, factor uint64) (Verdict, decision, error) {
 	t.state.Drift = t.Policy.LearnDrift(now, t.state.Drift, factor)
 	t.state.Next = factor + 1
-	row, err := s.mac(stateRowKey(t.Serial), t.state)
+	row, err := s.stateRow(&t)
 	d := decision{
 		change: store.Change{Require: t.require, Put: []store.Put{row}},
-		entry:  audit.Entry{Outcome: audit.Accepted, Use: r.Use, Next: t.state.Next},
+		entry:  audit.Entry{Outcome: audit.Accepted, Use: r.Use, Next: t.state.Next, State: t.state.Sequence},
 	}
 	if err == nil && guesses.Run > 0 {
 		guesses = guesses.success()

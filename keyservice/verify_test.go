@@ -175,7 +175,7 @@ func TestTheBudgetLocksAfterItsLimit(t *testing.T) {
 		w.clock.add(max(v.RetryAfter, time.Second))
 	}
 	require.Equal(t, ReasonLocked, w.try(p, p.password()).Reason)
-	w.clock.add(30 * day)
+	w.clock.add(31 * day)
 	require.True(t, w.try(p, p.password()).Accepted, "the window has moved on")
 }
 

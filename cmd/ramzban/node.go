@@ -74,14 +74,19 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	if n.hsm, err = openHSM(ctx, n.config.HSM, n.log, func(err error) { n.fatal <- err }); err != nil {
 		return nil, err
 	}
+	stateKey, err := n.hsm.StateKey(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("fetching the state key: %w", err)
+	}
+	log := audit.NewLog(stateKey)
 	if n.db, err = badgerstore.Open(badgerstore.Options{
-		Dir: badger.Dir, Reserve: uint64(badger.Reserve), Sequencer: audit.Sequence, Log: n.log,
+		Dir: badger.Dir, Reserve: uint64(badger.Reserve), Sequencer: log.Sequence, Log: n.log,
 	}); err != nil {
 		return nil, err
 	}
 	registry.MustRegister(hsmMetrics{stats: n.hsm.Stats})
 	service, err := keyservice.New(ctx, keyservice.Config{
-		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, badger, n.db.Err), Node: n.config.Node,
+		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, badger, n.db.Err), Audit: log, Node: n.config.Node,
 		Profiles: n.config.policies(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
 		Clock: time.Now, Log: n.log, Observer: newDecisions(registry),
 	})

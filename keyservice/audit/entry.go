@@ -5,10 +5,7 @@
 package audit
 
 import (
-	"encoding/binary"
 	"fmt"
-
-	"github.com/fxamacker/cbor/v2"
 
 	"ramzban/keyservice/store"
 )
@@ -23,6 +20,7 @@ const (
 	Refused  Outcome = "refused"  // refused by a rule; Reason says which
 	Denied   Outcome = "denied"   // the caller's roles do not allow it
 	Tampered Outcome = "tampered" // a stored row does not carry its seal
+	Resumed  Outcome = "resumed"  // the store can write again after a failure
 )
 
 // Entry is one decision: who asked for what, and what came of it. Its index is given when it is committed. On disk it is
@@ -42,30 +40,15 @@ type Entry struct {
 	Revision   uint64  `cbor:"11,keyasint,omitempty"` // of the token record, after
 	Next       uint64  `cbor:"12,keyasint,omitempty"` // lowest acceptable moving factor, after
 	Budget     uint64  `cbor:"13,keyasint,omitempty"` // sequence number of the guess budget, after
+	State      uint64  `cbor:"14,keyasint,omitempty"` // sequence number of the token's state, after
 }
 
 const schema = 1
 
-var encoding = func() cbor.EncMode {
-	m, err := cbor.CoreDetEncOptions().EncMode()
-	if err != nil {
-		panic(err)
-	}
-	return m
-}()
-
-var decoding = func() cbor.DecMode {
-	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField}.DecMode()
-	if err != nil {
-		panic(err)
-	}
-	return m
-}()
-
-// Encode returns the entry's bytes as they are stored.
+// Encode returns the entry's bytes as they are handed to the store.
 func Encode(e Entry) ([]byte, error) {
 	e.Schema = schema
-	b, err := encoding.Marshal(e)
+	b, err := store.Encode(e)
 	if err != nil {
 		return nil, fmt.Errorf("encoding an audit entry: %w", err)
 	}
@@ -74,37 +57,12 @@ func Encode(e Entry) ([]byte, error) {
 
 // Decode reads what Encode wrote; unknown fields and other schema versions are errors.
 func Decode(b []byte) (Entry, error) {
-	var e Entry
-	if err := decoding.Unmarshal(b, &e); err != nil {
+	e, err := store.Decode[Entry](b)
+	if err != nil {
 		return Entry{}, fmt.Errorf("decoding an audit entry: %w", err)
 	}
 	if e.Schema != schema {
 		return Entry{}, fmt.Errorf("audit entry of schema %d: this version reads %d", e.Schema, schema)
 	}
 	return e, nil
-}
-
-// Prefix begins the key of every entry row; the index follows, 8 bytes, big endian.
-const Prefix store.Key = "a/"
-
-// EntryKey is the row of the entry with this index.
-func EntryKey(index uint64) store.Key {
-	return Prefix + store.Key(binary.BigEndian.AppendUint64(nil, index))
-}
-
-// Index returns the index of an entry row's key.
-func Index(k store.Key) (uint64, error) {
-	if len(k) != len(Prefix)+8 || k[:len(Prefix)] != Prefix {
-		return 0, fmt.Errorf("%q is not the key of an audit entry", string(k))
-	}
-	return binary.BigEndian.Uint64([]byte(k[len(Prefix):])), nil
-}
-
-// Sequence is the store's Sequencer: one row per entry, under its index.
-func Sequence(first uint64, entries [][]byte) ([]store.Put, error) {
-	puts := make([]store.Put, len(entries))
-	for i, e := range entries {
-		puts[i] = store.Put{Key: EntryKey(first + uint64(i)), Value: e}
-	}
-	return puts, nil
 }

@@ -26,18 +26,39 @@ func TestEntriesReadBackAsWritten(t *testing.T) {
 	})
 }
 
-func TestSequenceGivesEachEntryItsIndex(t *testing.T) {
-	puts, err := audit.Sequence(1<<40, [][]byte{[]byte("a"), []byte("b")})
+func TestAnEntryBelongsToItsIndex(t *testing.T) {
+	log, other := audit.NewLog([]byte("key")), audit.NewLog([]byte("another key"))
+	entry, err := audit.Encode(audit.Entry{Actor: "branch", Outcome: audit.Done})
 	require.NoError(t, err)
-	require.Equal(t, []byte("b"), puts[1].Value)
+	puts, err := log.Sequence(1<<40, [][]byte{entry, entry})
+	require.NoError(t, err)
 	require.Less(t, puts[0].Key, puts[1].Key, "key order is index order")
-	require.Less(t, audit.EntryKey(255), audit.EntryKey(256))
-	index, err := audit.Index(puts[1].Key)
+	require.NotEqual(t, puts[0].Value, puts[1].Value)
+	index, e, err := log.Open(store.Item{Key: puts[1].Key, Value: puts[1].Value})
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<40+1, index)
+	require.Equal(t, "branch", e.Actor)
+
+	_, _, err = log.Open(store.Item{Key: puts[1].Key, Value: puts[0].Value})
+	require.ErrorIs(t, err, audit.ErrTampered, "an entry of another index")
+	_, _, err = other.Open(store.Item{Key: puts[1].Key, Value: puts[1].Value})
+	require.ErrorIs(t, err, audit.ErrTampered, "another key")
+	for i := range puts[1].Value {
+		changed := append([]byte{}, puts[1].Value...)
+		changed[i] ^= 1
+		_, _, err = log.Open(store.Item{Key: puts[1].Key, Value: changed})
+		require.ErrorIs(t, err, audit.ErrTampered, "byte %d", i)
+	}
+}
+
+func TestEntryKeys(t *testing.T) {
+	require.Less(t, audit.EntryKey(255), audit.EntryKey(256))
+	index, err := audit.Index(audit.EntryKey(7))
+	require.NoError(t, err)
+	require.EqualValues(t, 7, index)
 	for _, k := range []store.Key{"", "a/", "a/1234567", "b/12345678", "a/123456789"} {
 		_, err := audit.Index(k)
-		require.Error(t, err, "%q", k)
+		require.ErrorIs(t, err, audit.ErrTampered, "%q", k)
 	}
 }
 

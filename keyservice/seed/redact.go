@@ -9,10 +9,15 @@ const redacted = "[redacted]"
 
 // Secret carries a value that must never be shown. Every way of printing, logging or encoding it gives "[redacted]";
 // only Reveal returns the value, so that a search for Reveal finds every place that handles one.
-type Secret struct{ value string }
+type Secret struct{ value *string } // a pointer: fmt prints unexported fields of unexported fields without asking them
 
 // Reveal returns the value itself.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // String implements fmt.Stringer.
 func (Secret) String() string { return redacted }
@@ -36,22 +41,22 @@ func (Secret) MarshalBinary() ([]byte, error) { return []byte(redacted), nil }
 type Subject struct{ Secret }
 
 // NewSubject hides a card number or account id.
-func NewSubject(v string) Subject { return Subject{Secret{v}} }
+func NewSubject(v string) Subject { return Subject{Secret{&v}} }
 
 // Code is an activation code as typed or delivered.
 type Code struct{ Secret }
 
 // NewCode hides an activation code.
-func NewCode(v string) Code { return Code{Secret{v}} }
+func NewCode(v string) Code { return Code{Secret{&v}} }
 
 // Password is a one-time password as typed.
 type Password struct{ Secret }
 
 // NewPassword hides a one-time password.
-func NewPassword(v string) Password { return Password{Secret{v}} }
+func NewPassword(v string) Password { return Password{Secret{&v}} }
 
 // PIN is the HSM slot's user PIN.
 type PIN struct{ Secret }
 
 // NewPIN hides a PIN.
-func NewPIN(v string) PIN { return PIN{Secret{v}} }
+func NewPIN(v string) PIN { return PIN{Secret{&v}} }

@@ -22,9 +22,10 @@ func TestSecretsRedactThemselves(t *testing.T) {
 	type holder struct {
 		Subject seed.Subject
 		Pointer *seed.Code
+		hidden  seed.PIN
 	}
 	code := seed.NewCode(hidden)
-	for _, v := range []any{seed.NewSubject(hidden), code, seed.NewPassword(hidden), seed.NewPIN(hidden), &code, holder{seed.NewSubject(hidden), &code}, []seed.PIN{seed.NewPIN(hidden)}} {
+	for _, v := range []any{seed.NewSubject(hidden), code, seed.NewPassword(hidden), seed.NewPIN(hidden), &code, holder{seed.NewSubject(hidden), &code, seed.NewPIN(hidden)}, []seed.PIN{seed.NewPIN(hidden)}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T %v"} {
 			require.NotContains(t, fmt.Sprintf(verb, v, v), hidden, verb)
 			require.NotContains(t, fmt.Sprintf(verb, v, v), fmt.Sprintf("%x", hidden), verb)

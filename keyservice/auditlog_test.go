@@ -1,0 +1,153 @@
+package keyservice
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
+)
+
+// An entry that was edited, removed, moved or invented in the database is named by its index, both to who reads the log
+// and by the comparison; everything else can still be read.
+func TestTheLogsOwnEntriesAreChecked(t *testing.T) {
+	attacks := map[string]struct {
+		attack func(w *world, index uint64)
+		what   string
+	}{
+		"edited": {func(w *world, index uint64) {
+			row := w.row(audit.EntryKey(index))
+			row.Value[len(row.Value)-40] ^= 1
+			w.attack([]store.Put{row})
+		}, entryChanged},
+		"garbage": {func(w *world, index uint64) {
+			w.attack([]store.Put{{Key: audit.EntryKey(index), Value: []byte{0xff}}})
+		}, entryChanged},
+		"removed": {func(w *world, index uint64) { w.attack(nil, audit.EntryKey(index)) }, entryMissing},
+		"replaced by its neighbour": {func(w *world, index uint64) {
+			w.attack([]store.Put{{Key: audit.EntryKey(index), Value: w.row(audit.EntryKey(index - 1)).Value}})
+		}, entryChanged},
+	}
+	for name, a := range attacks {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.enrol(card(1), "offline-60")
+			v := w.try(p, p.password())
+			require.True(t, v.Accepted)
+			a.attack(w, v.AuditIndex)
+			log := w.entries()
+			for i, e := range log {
+				require.EqualValues(t, i, e.Index, "every index stands there once")
+				require.Equal(t, e.Index == v.AuditIndex, e.Outcome == audit.Tampered, "entry %d", i)
+			}
+			require.Equal(t, a.what, log[v.AuditIndex].Reason)
+			found, err := w.CompareAudit(context.Background(), auditor)
+			require.NoError(t, err)
+			require.Equal(t, []Discrepancy{{What: a.what, Logged: v.AuditIndex}}, found)
+		})
+	}
+}
+
+// The last entries before the comparison's own cannot be cut off unseen either, and a row beyond the end is no entry.
+func TestACutOrLengthenedLogIsSeen(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	last := w.try(p, p.password()).AuditIndex
+	w.attack(nil, audit.EntryKey(last), audit.EntryKey(last-1))
+	found, err := w.CompareAudit(context.Background(), auditor)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []Discrepancy{{What: entryMissing, Logged: last - 1}, {What: entryMissing, Logged: last}}, found)
+
+	w.attack([]store.Put{{Key: audit.EntryKey(1 << 60), Value: w.row(audit.EntryKey(0)).Value}})
+	found, err = w.CompareAudit(context.Background(), auditor)
+	require.NoError(t, err)
+	require.Contains(t, found, Discrepancy{What: entryChanged, Logged: 1 << 60})
+}
+
+// Wrong activation codes are counted in the state; an older state put back gives the tries back, and the log tells.
+func TestActivationTriesPutBackAreFound(t *testing.T) {
+	w := newWorld(t)
+	issued, p := w.issued(card(1), "offline-60"), w.newPhone(0)
+	code := w.code(issued)
+	older := w.row(stateRowKey(issued.Serial))
+	_, err := w.Activate(context.Background(), mobileBank, p.request(card(2), issued, code))
+	require.Equal(t, CodeActivationWrong, CodeOf(err))
+	w.attack([]store.Put{older})
+	found, err := w.CompareAudit(context.Background(), auditor)
+	require.NoError(t, err)
+	require.Equal(t, []Discrepancy{{issued.Serial, "state sequence", 2, 1}}, found)
+}
+
+// The row that makes a token its subject's live one is found missing by the comparison and by whoever deactivates it.
+func TestARemovedLiveRowIsFound(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	tok, err := w.load(context.Background(), p.serial)
+	require.NoError(t, err)
+	live := liveKey(tok.Class, tok.Subject.Sum)
+	w.attack(nil, live)
+	found, err := w.CompareAudit(context.Background(), auditor)
+	require.NoError(t, err)
+	require.Equal(t, []Discrepancy{{p.serial, "live token", 1, 0}}, found)
+	_, err = w.Deactivate(context.Background(), branch, p.serial)
+	require.Equal(t, CodeTampered, CodeOf(err))
+
+	second := w.enrol(card(1), "offline-60")
+	_, err = w.Deactivate(context.Background(), branch, p.serial)
+	require.Equal(t, CodeTampered, CodeOf(err), "another token's live row is left alone")
+	_, err = w.Deactivate(context.Background(), branch, second.serial)
+	require.NoError(t, err)
+}
+
+func TestOneComparisonRunsAtATime(t *testing.T) {
+	w := newWorld(t)
+	w.scan.Lock()
+	_, err := w.CompareAudit(context.Background(), auditor)
+	require.Equal(t, CodeBusy, CodeOf(err))
+	w.scan.Unlock()
+	_, err = w.CompareAudit(context.Background(), auditor)
+	require.NoError(t, err)
+}
+
+// The alarm of a tampered row names the token, also where the request did not.
+func TestAnAlarmNamesTheToken(t *testing.T) {
+	w := newWorld(t)
+	issued := w.issued(card(1), "offline-60")
+	w.attack(nil, stateRowKey(issued.Serial))
+	_, err := w.CollectCode(context.Background(), smsGateway, issued.Activation.ID)
+	require.Equal(t, CodeTampered, CodeOf(err))
+	log := w.entries()
+	require.Equal(t, issued.Serial, log[len(log)-2].Serial)
+	require.Equal(t, audit.Tampered, log[len(log)-2].Outcome)
+}
+
+// While the store cannot write, guesses cannot be counted: they are not looked at.
+func TestWhatCannotBeCountedIsNotLookedAt(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "counter-6")
+	ask := func(typed seed.Password) error {
+		_, err := w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: typed})
+		return err
+	}
+	w.store.before = func(store.Change) error { return fmt.Errorf("%w: %w", store.ErrFailed, store.ErrNoSpace) }
+	require.Equal(t, CodeStorageFull, CodeOf(ask(p.wrong())), "the first finds out")
+	made := w.hsm.made()
+	for range 50 {
+		require.Equal(t, CodeStorageFull, CodeOf(ask(p.wrong())))
+	}
+	require.Equal(t, made, w.hsm.made(), "no HMAC is made for the others")
+	w.store.before = nil
+	require.True(t, w.try(p, p.password()).Accepted, "there is space again, and nothing else is needed")
+}
+
+func TestWhatIsNoCodeIDIsNoCode(t *testing.T) {
+	w := newWorld(t)
+	for _, id := range []string{"", "x", "0123456789abcdef0123456789abcdeF", "0123456789abcdef0123456789abcdef", string(make([]byte, 2000))} {
+		_, err := w.CollectCode(context.Background(), smsGateway, id)
+		require.Equal(t, CodeCodeNotFound, CodeOf(err), "%.40q", id)
+	}
+}
