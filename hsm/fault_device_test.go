@@ -205,6 +205,19 @@ func TestFaultTooManySessionsShrinkThePool(t *testing.T) {
 	require.EqualValues(t, 1, r.generation())
 }
 
+// … but not the owners' pool: nothing would ever give it its size back.
+func TestFaultTooManySessionsLeaveTheOwnersAlone(t *testing.T) {
+	r := newRig(t, func(c *hsm.Config) { c.OwnerSessions = 2 })
+	c := r.enrol("customer")
+	require.Zero(t, r.Stats().BusyWaits)
+	r.faults.Inject(fault.Fault{Function: fault.OpenSession, Code: pkcs11.CKR_SESSION_COUNT, Times: 2})
+	r.checks(c)
+	s := r.Stats()
+	require.EqualValues(t, 2, s.BusyWaits)
+	require.Equal(t, 2, s.OwnerSessions)
+	require.EqualValues(t, 1, s.Generation)
+}
+
 // Row "PIN incorrect/locked": never retried, latched, said so.
 func TestFaultRefusedPINIsNeverRetried(t *testing.T) {
 	for name, lose := range map[string]func(*rig){

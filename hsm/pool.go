@@ -105,7 +105,7 @@ func (p *pool) borrow(ctx context.Context, fresh bool) (*session, error) {
 	}
 	s, err := p.open()
 	if err != nil {
-		p.release(nil, classify(err, p.g.cfg.Profile) == classBusy)
+		p.release(nil, classify(err, p.g.cfg.Profile))
 		return nil, err
 	}
 	return s, nil
@@ -120,13 +120,14 @@ func (p *pool) giveBack(s *session, err error) {
 		p.close(s, code != pkcs11.CKR_SESSION_HANDLE_INVALID && code != pkcs11.CKR_SESSION_CLOSED)
 		s = nil
 	}
-	p.release(s, c == classBusy && !p.owner)
+	p.release(s, c)
 }
 
-// release gives a slot back, or withholds it from a busy module as long as another one is left.
-func (p *pool) release(s *session, busy bool) {
+// release gives a slot back, or withholds it from a busy module as long as another one is left. Owner pools keep their
+// size: they are small, and what their sessions own stays open anyway.
+func (p *pool) release(s *session, c class) {
 	p.mu.Lock()
-	if busy && s == nil && p.withheld < cap(p.slots)-1 {
+	if c == classBusy && !p.owner && s == nil && p.withheld < cap(p.slots)-1 {
 		p.withheld++
 		p.shrunk = time.Now()
 		p.mu.Unlock()
