@@ -92,8 +92,9 @@ func ByName(name string) (Profile, error) {
 	return Profile{}, fmt.Errorf("no HSM profile is named %q: use one of %s", name, strings.Join(names, ", "))
 }
 
-// MinKey is the shortest HMAC key, in bytes, the module accepts for a hash. Shorter seeds are padded with zero bytes,
-// which leaves their HMAC unchanged up to the hash's block size (RFC 2104 section 2).
+// MinKey is the shortest HMAC key, in bytes, the module accepts for a hash. Seeds of the product have at least that
+// length: Validate refuses any other profile. Nothing pads a shorter one; whoever brings one in must append zero bytes,
+// which leave its HMAC unchanged up to the hash's block size (RFC 2104 section 2).
 func (p Profile) MinKey(h seed.Hash) int {
 	switch h {
 	case seed.SHA1:
