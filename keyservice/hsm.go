@@ -15,9 +15,10 @@ type HSM interface {
 	Enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKey) (seed.Enrolled, error)
 
 	// UseSeed lends fn an HMAC under the wrapped seed, which stays in the HSM and pinned while fn runs. fn may be run
-	// again from its start after a session was lost, so it must have no effect but its result. An error of fn is
-	// returned as it is. seed.ErrBadBlob: the HSM refuses the blob; for a record whose seal is right that is a fault
-	// of the HSM or its keys, not of the customer.
+	// again from its start after a session was lost, so it must have no effect but its result. fn must not
+	// call other methods of HSM: it would hold up the recovery that the other call waits for, until one of them ends by
+	// its deadline. An error of fn is returned as it is. seed.ErrBadBlob: the HSM refuses the blob; for a record whose
+	// seal is right that is a fault of the HSM or its keys, not of the customer.
 	UseSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn func(seed.MAC) error) error
 
 	// Seal MACs data for one purpose under the active seal key; CheckSeal returns seed.ErrBadSeal if it does not match.
