@@ -81,6 +81,10 @@ var classes = map[pkcs11.Error]class{
 	pkcs11.CKR_WRAPPING_KEY_SIZE_RANGE:       classRefusal,
 }
 
+// ErrPIN is in the error of Open when the HSM refused the PIN, or its PIN is locked, expired or not set. Whoever opens
+// again without repairing that uses up the tries that are left.
+var ErrPIN = errors.New("refused the PIN")
+
 // Causes that no CKR names. Both mean that handles cannot be trusted any more.
 var (
 	// errOwnerLost: the module closed a session that owned seeds; they are gone, and their numbers may come again.

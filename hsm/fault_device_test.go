@@ -247,10 +247,34 @@ func TestFaultRefusedPINIsNeverRetried(t *testing.T) {
 	}
 }
 
+// Whoever starts the process must be able to tell a refused PIN from what time may repair.
+func TestFaultEveryPINErrorOfOpenIsErrPIN(t *testing.T) {
+	cfg, faults := faultyConfig(t)
+	for code, say := range map[uint64]string{
+		pkcs11.CKR_PIN_INCORRECT: "correct it", pkcs11.CKR_PIN_INVALID: "correct it", pkcs11.CKR_PIN_LEN_RANGE: "correct it",
+		pkcs11.CKR_PIN_EXPIRED: "correct it", pkcs11.CKR_PIN_LOCKED: "security officer",
+		pkcs11.CKR_USER_PIN_NOT_INITIALIZED: "correct it",
+	} {
+		before := faults.Calls(fault.Login)
+		faults.Inject(fault.Fault{Function: fault.Login, Code: code})
+		_, err := hsm.Open(t.Context(), cfg)
+		require.ErrorIs(t, err, hsm.ErrPIN, "%#x", code)
+		require.ErrorContains(t, err, "refused the PIN")
+		require.ErrorContains(t, err, say)
+		require.Equal(t, before+1, faults.Calls(fault.Login))
+	}
+	for _, code := range []uint64{pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_SESSION_COUNT} {
+		faults.Inject(fault.Fault{Function: fault.Login, Code: code})
+		_, err := hsm.Open(t.Context(), cfg)
+		require.Error(t, err)
+		require.NotErrorIs(t, err, hsm.ErrPIN, "%#x", code)
+	}
+}
+
 func TestFaultWrongPINIsTriedOnceAtOpen(t *testing.T) {
 	cfg, faults := faultyConfig(t, func(c *hsm.Config) { c.PIN = seed.NewPIN("not the PIN") })
 	_, err := hsm.Open(t.Context(), cfg)
-	require.ErrorContains(t, err, "refused the PIN")
+	require.ErrorIs(t, err, hsm.ErrPIN)
 	require.NotContains(t, err.Error(), "not the PIN")
 	require.EqualValues(t, 1, faults.Calls(fault.Login))
 }

@@ -53,7 +53,7 @@ type HSM struct {
 var errClosed = errors.New("the HSM is closed")
 
 // Open loads the module, logs in to the labelled token, finds and checks the master keys and runs the self-check. Its
-// errors are one line and say what to do. Close must be called before the same module is opened again.
+// errors are one line and say what to do; ErrPIN is in that of a refused PIN. Close must be called before the same module is opened again.
 func Open(ctx context.Context, config Config) (*HSM, error) {
 	cfg, err := config.withDefaults()
 	if err != nil {

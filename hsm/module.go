@@ -123,10 +123,11 @@ func (m *module) explain(err error) error {
 	case !ok:
 		return fmt.Errorf("no PKCS#11 token is labelled %q: initialise it, or correct hsm.token_label: %w", m.cfg.TokenLabel, err)
 	case code == pkcs11.CKR_PIN_LOCKED:
-		return fmt.Errorf("the PIN of PKCS#11 token %q is locked: the HSM's security officer must reset it: %w", m.cfg.TokenLabel, code)
+		return fmt.Errorf("PKCS#11 token %q %w: it is locked: the HSM's security officer must reset it: %w",
+			m.cfg.TokenLabel, ErrPIN, code)
 	case classes[code] == classPIN:
-		return fmt.Errorf("PKCS#11 token %q refused the PIN: correct it; it is not tried again, since wrong tries lock it: %w",
-			m.cfg.TokenLabel, code)
+		return fmt.Errorf("PKCS#11 token %q %w: correct it; it is not tried again, since wrong tries lock it: %w",
+			m.cfg.TokenLabel, ErrPIN, code)
 	}
 	return fmt.Errorf("open PKCS#11 token %q: %w", m.cfg.TokenLabel, code)
 }
