@@ -53,12 +53,39 @@ func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
 	return x
 }
 
-// requestID takes over a well-formed id, at most 64 of A-Z a-z 0-9 . _ -, and makes one otherwise.
+// requestID takes over a well-formed id, at most 64 of A-Z a-z 0-9 . _ -, and makes one otherwise. The id goes into the
+// access log and, for ever, into the audit log, and some client will put there what it has at hand: so an id that could
+// be or hold a card number or a serial is not taken over either.
 func requestID(given string) string {
-	if given == "" || len(given) > 64 || strings.ContainsFunc(given, notIDRune) {
+	if given == "" || len(given) > 64 || strings.ContainsFunc(given, notIDRune) || holdsNumber(given) {
 		return rand.Text()
 	}
 	return given
+}
+
+// A serial has 12 digits, a card number 16 to 19, which people also write in groups.
+const (
+	maxIDDigits        = 11 // in a row
+	maxGroupedIDDigits = 15 // in a row but for . _ -
+)
+
+func holdsNumber(id string) bool {
+	inRow, grouped := 0, 0
+	for _, r := range id {
+		switch {
+		case r >= '0' && r <= '9':
+			inRow++
+			grouped++
+		case r == '.' || r == '_' || r == '-':
+			inRow = 0
+		default:
+			inRow, grouped = 0, 0
+		}
+		if inRow > maxIDDigits || grouped > maxGroupedIDDigits {
+			return true
+		}
+	}
+	return false
 }
 
 func notIDRune(r rune) bool {

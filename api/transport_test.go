@@ -184,6 +184,34 @@ func TestRequestIDs(t *testing.T) {
 	}
 }
 
+// TestNoNumberAsRequestID: an id that could be or hold a serial or a card number reaches neither log nor use case nor
+// answer; the ids that clients do make pass.
+func TestNoNumberAsRequestID(t *testing.T) {
+	rec := &recorder{}
+	w := start(t, rec, nil)
+	send := func(id string) string {
+		return w.send("verifier", "POST", "/v1/verifications", verifyBody, "X-Request-Id: "+id).header.Get("X-Request-Id")
+	}
+	numbers := []string{
+		"6037991234567893", "6037-9912-3456-7893", "6037.9912.3456.7893", "pay-6037_991234567893-1", "a402519938461b", "402519938461",
+		"000000000000-1", "trace6037991234567893",
+	}
+	for _, number := range numbers {
+		require.NotEqual(t, number, send(number))
+	}
+	for _, c := range rec.seen() {
+		require.NotContains(t, numbers, c.requestID)
+	}
+	for _, number := range numbers {
+		require.NotContains(t, w.log.String(), number)
+	}
+	for _, good := range []string{
+		"12345678901", "2026-11-22.0231", "550e8400-e29b-41d4-a716-44665544000a", "4bf92f3577b34da6a3ce929d0e0e4736", "a1234567890-12345",
+	} {
+		require.Equal(t, good, send(good))
+	}
+}
+
 func TestHeadersOfEveryAnswer(t *testing.T) {
 	w := start(t, &recorder{}, nil)
 	for _, r := range []reply{
