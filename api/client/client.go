@@ -25,8 +25,11 @@ import (
 
 const (
 	defaultTimeout = 15 * time.Second
-	maxAnswer      = 8 << 20 // bytes: a full page of audit entries is well below
-	maxProblem     = 64 << 10
+	// comparisonTimeout is longer than the five minutes the service gives a comparison of audit log and store.
+	comparisonTimeout      = 6 * time.Minute
+	defaultIdleConnections = 64
+	maxAnswer              = 8 << 20 // bytes: a full page of audit entries is well below
+	maxProblem             = 64 << 10
 )
 
 // ErrAnswer says that something other than Ramzban's API answered, or that the answer cannot be read.
@@ -38,13 +41,18 @@ type Options struct {
 	CAFile   string        // PEM: who may have signed the server's certificate; empty: the system's authorities
 	CertFile string        // PEM: the client's certificate; empty together with KeyFile: none, good for Time only
 	KeyFile  string        // PEM: its private key
-	Timeout  time.Duration // for a whole call, the answer included; 0 means 15 s
+	Timeout  time.Duration // for a whole call, the answer included; 0 means 15 s. CompareAudit has its own
+
+	// IdleConnections is how many connections are kept for the next calls; 0 means 64. Who makes more calls at once should
+	// say how many: each connection beyond these costs a TLS handshake per call.
+	IdleConnections int
 }
 
 // Client calls one service. It is safe for concurrent use.
 type Client struct {
-	base *url.URL
-	http *http.Client
+	base    *url.URL
+	http    *http.Client
+	timeout time.Duration // of a call
 }
 
 // New reads the certificate files; it does not connect.
@@ -57,17 +65,19 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	timeout := o.Timeout
+	timeout, idle := o.Timeout, o.IdleConnections
 	if timeout <= 0 {
 		timeout = defaultTimeout
 	}
-	return &Client{base: base, http: &http.Client{
+	if idle <= 0 {
+		idle = defaultIdleConnections
+	}
+	return &Client{base: base, timeout: timeout, http: &http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig: conf, ForceAttemptHTTP2: false, DisableCompression: true,
-			TLSHandshakeTimeout: timeout, MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second,
+			TLSHandshakeTimeout: timeout, MaxIdleConnsPerHost: idle, IdleConnTimeout: 30 * time.Second,
 			MaxResponseHeaderBytes: 64 << 10,
 		},
-		Timeout:       timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
 }
@@ -98,8 +108,15 @@ func tlsConfig(o Options) (*tls.Config, error) {
 // Close gives idle connections back. Calls in flight are not disturbed.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// call sends in (nil: no body) and reads a 2xx answer into a new A, any other into a *wire.Problem.
+// call sends in (nil: no body) and reads a 2xx answer into a new A, any other into a *wire.Problem, within the client's
+// timeout.
 func call[A any](ctx context.Context, c *Client, method string, to *url.URL, in any) (A, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	return exchange[A](ctx, c, method, to, in)
+}
+
+func exchange[A any](ctx context.Context, c *Client, method string, to *url.URL, in any) (A, error) {
 	var out A
 	req, err := request(ctx, method, to, in)
 	if err != nil {

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -8,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"ramzban/api/client"
@@ -20,12 +23,18 @@ import (
 // against returns a client of a TLS server that runs h.
 func against(t *testing.T, timeout time.Duration, h http.HandlerFunc) *client.Client {
 	t.Helper()
+	return againstWith(t, client.Options{Timeout: timeout}, h)
+}
+
+func againstWith(t *testing.T, o client.Options, h http.HandlerFunc) *client.Client {
+	t.Helper()
 	srv := httptest.NewTLSServer(h)
 	t.Cleanup(srv.Close)
 	ca := filepath.Join(t.TempDir(), "ca.crt")
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
 	require.NoError(t, os.WriteFile(ca, block, 0o600))
-	c, err := client.New(client.Options{BaseURL: srv.URL, CAFile: ca, Timeout: timeout})
+	o.BaseURL, o.CAFile = srv.URL, ca
+	c, err := client.New(o)
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
@@ -85,6 +94,64 @@ func TestTimeoutEndsACall(t *testing.T) {
 	_, err := c.Time(t.Context())
 	require.Error(t, err)
 	require.NotErrorIs(t, err, client.ErrAnswer)
+}
+
+// TestComparisonOutlivesTheTimeout: the timeout of ordinary calls does not cut a comparison off; the caller's own does.
+func TestComparisonOutlivesTheTimeout(t *testing.T) {
+	const timeout = 50 * time.Millisecond
+	c := against(t, timeout, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(4 * timeout):
+		case <-r.Context().Done():
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprint(w, `{"discrepancies":[]}`)
+	})
+	_, err := c.AuditEntries(t.Context(), 0, 1)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = c.CompareAudit(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	_, err = c.CompareAudit(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestIdleConnectionsAreKept: as many connections as the caller says wait for the next calls.
+func TestIdleConnectionsAreKept(t *testing.T) {
+	const calls = 4
+	for idle, fresh := range map[int]int{1: calls - 1, calls: 0} {
+		addresses, inside := map[string]bool{}, make(chan string)
+		release := make(chan struct{})
+		c := againstWith(t, client.Options{IdleConnections: idle}, func(w http.ResponseWriter, r *http.Request) {
+			inside <- r.RemoteAddr
+			<-release
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprint(w, `{}`)
+		})
+		atOnce := func() (unknown int) {
+			var wg sync.WaitGroup
+			for range calls {
+				wg.Go(func() {
+					_, err := c.Token(context.Background(), "402519938461")
+					assert.NoError(t, err)
+				})
+			}
+			for range calls {
+				if a := <-inside; !addresses[a] {
+					unknown++
+					addresses[a] = true
+				}
+			}
+			for range calls {
+				release <- struct{}{}
+			}
+			wg.Wait()
+			return unknown
+		}
+		require.Equal(t, calls, atOnce())
+		require.Equal(t, fresh, atOnce(), "%d idle connections", idle)
+	}
 }
 
 func TestNoSerialReachesAnotherRoute(t *testing.T) {

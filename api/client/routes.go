@@ -81,7 +81,13 @@ func (c *Client) AuditEntries(ctx context.Context, from uint64, limit int) (wire
 	return call[wire.AuditAnswer](ctx, c, http.MethodGet, to, nil)
 }
 
-// CompareAudit compares the stored state with the audit log. It may take minutes: give Options.Timeout. Role: auditor.
+// CompareAudit compares the stored state with the audit log. It may take minutes, so Options.Timeout does not hold for
+// it: it ends when ctx does, or after six minutes if ctx has no deadline. Role: auditor.
 func (c *Client) CompareAudit(ctx context.Context) (wire.ComparisonAnswer, error) {
-	return call[wire.ComparisonAnswer](ctx, c, http.MethodGet, c.at("audit", "comparison"), nil)
+	if _, given := ctx.Deadline(); !given {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, comparisonTimeout)
+		defer cancel()
+	}
+	return exchange[wire.ComparisonAnswer](ctx, c, http.MethodGet, c.at("audit", "comparison"), nil)
 }
