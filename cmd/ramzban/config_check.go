@@ -18,6 +18,9 @@ type keyError struct{ key, what string }
 
 func (e *keyError) Error() string { return e.key + ": " + e.what }
 
+// Is makes it a configuration error.
+func (e *keyError) Is(target error) bool { return target == errConfiguration }
+
 func wrong(key, format string, a ...any) error {
 	return &keyError{key: key, what: fmt.Sprintf(format, a...)}
 }

@@ -60,14 +60,14 @@ func shippedProfiles() map[string]ProfileConfig {
 func LoadConfig(path string) (Config, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return Config{}, fmt.Errorf("configuration: %w: name an existing file with --config", err)
+		return Config{}, fmt.Errorf("%w: %w: name an existing file with --config", errConfiguration, err)
 	}
 	c, err := parseConfig(b)
 	if err != nil {
-		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+		return Config{}, fmt.Errorf("%w %s: %w", errConfiguration, path, err)
 	}
 	if err := c.Validate(); err != nil {
-		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+		return Config{}, fmt.Errorf("%w %s: %w", errConfiguration, path, err)
 	}
 	return c, nil
 }

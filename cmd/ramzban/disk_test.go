@@ -38,6 +38,7 @@ func newDisk(t testing.TB) *disk {
 func (d *disk) mount() {
 	asRoot(d.t, "mount", d.device, d.dir)
 	asRoot(d.t, "chown", strconv.Itoa(os.Getuid()), d.dir)
+	asRoot(d.t, "chmod", "700", d.dir)
 }
 
 // cut lets the disk fail, or with 0 work again.

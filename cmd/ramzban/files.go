@@ -54,6 +54,24 @@ func syncFolder(dir string) error {
 	return nil
 }
 
+// requirePrivate refuses a file or folder that its group or others may use. One that is not there is no error here.
+func requirePrivate(key, path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return wrong(key, "%v: let the service's user look at it", err)
+	case info.Mode().Perm()&0o077 == 0:
+		return nil
+	}
+	mode := privateFile
+	if info.IsDir() {
+		mode = privateFolder
+	}
+	return wrong(key, "others may read %s: chmod %o it", path, mode)
+}
+
 // exists tells a missing file from one that cannot be looked at.
 func exists(path string) (bool, error) {
 	_, err := os.Stat(path)

@@ -17,6 +17,6 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ramzban: "+oneLine(err))
-		os.Exit(1)
+		os.Exit(exitStatus(err))
 	}
 }

@@ -31,15 +31,11 @@ type node struct {
 	fatal    chan error // the HSM module hangs: the process must end
 }
 
-// openNode opens the parts, the cheap ones to check first. What was opened is closed again if a later one fails.
-func openNode(ctx context.Context, c Config, log *slog.Logger, on listeners) (*node, error) {
-	n := &node{config: c, log: log, on: on, fatal: make(chan error, 1)}
-	if err := n.open(ctx); err != nil {
-		return nil, errors.Join(err, n.close())
-	}
-	return n, nil
+func newNode(c Config, log *slog.Logger) *node {
+	return &node{config: c, log: log, fatal: make(chan error, 1)}
 }
 
+// open opens the parts, the cheap ones to check first. Nobody is let in before the last one is open.
 func (n *node) open(ctx context.Context) error {
 	conf, err := n.config.API.tlsConfig()
 	if err != nil {
@@ -49,9 +45,15 @@ func (n *node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := requirePrivate("store.badger.dir", n.config.Store.Badger.Dir); err != nil {
+		return err
+	}
 	registry := newRegistry()
 	service, err := n.openService(ctx, registry)
 	if err != nil {
+		return err
+	}
+	if n.on, err = listen(n.config); err != nil {
 		return err
 	}
 	if n.api, err = api.New(api.Options{
@@ -118,7 +120,7 @@ func (n *node) ready(ctx context.Context) error {
 // close closes the database before the HSM: nothing is decided any more by then. A failed database is left as it is: to
 // close it would only repeat what failed, and opening it again finds out what is there.
 func (n *node) close() error {
-	var errs []error
+	errs := []error{n.on.close()}
 	if n.db != nil && n.db.Err() == nil {
 		errs = append(errs, n.db.Close())
 	}

@@ -17,8 +17,8 @@ func serveCommand() *cobra.Command {
 		Use:   "serve --config FILE",
 		Short: "Run the service in the foreground until SIGTERM or SIGINT",
 		Long: "Runs the service in the foreground. The log goes to standard output; if the service cannot start or go on,\n" +
-			"one line on standard error says why and what to do, and the exit status is not zero. SIGTERM and SIGINT end\n" +
-			"it after the requests under way were answered.",
+			"one line on standard error says why and what to do, and the exit status is one of those below. SIGTERM and\n" +
+			"SIGINT end it after the requests under way were answered.\n\n" + explainExits(),
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			config, err := LoadConfig(path)
@@ -38,16 +38,21 @@ func serve(ctx context.Context, c Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	keepFilesPrivate()
 	if err := forbidCoreDumps(); err != nil {
 		return err
 	}
-	on, err := listen(c)
-	if err != nil {
+	if err := tryAddresses(c); err != nil {
 		return err
 	}
-	n, err := openNode(ctx, c, log, on)
+	n := newNode(c, log)
+	err = n.start(ctx)
+	if err != nil && ctx.Err() != nil {
+		log.Info("stopped before the service was ready", "reason", oneLine(err))
+		return nil
+	}
 	if err != nil {
-		return errors.Join(err, on.close())
+		return err
 	}
 	return n.run(ctx)
 }
@@ -70,6 +75,9 @@ func (n *node) run(ctx context.Context) error {
 	stopped := make(chan error, 2)
 	go func() { stopped <- n.api.Serve(n.on.api) }()
 	go func() { stopped <- n.operator.Serve() }()
+	if err := notifyReady(); err != nil {
+		return n.stop(err)
+	}
 	n.log.Info("ready", "api", n.on.api.Addr().String(), "operator", n.on.operator.Addr().String(), "version", versionString())
 	select {
 	case <-ctx.Done():
@@ -81,7 +89,7 @@ func (n *node) run(ctx context.Context) error {
 		return n.stop(fmt.Errorf("the database failed: %w: look at its disk, then start the service again", n.db.Err()))
 	case err := <-n.fatal:
 		// The module hangs: nothing can be closed in order, and everything acknowledged is on disk.
-		return fmt.Errorf("the HSM hangs: %w: look at the HSM, then start the service again", err)
+		return hung(err)
 	}
 }
 

@@ -50,16 +50,12 @@ func (c HSMConfig) pin() (seed.PIN, error) {
 		}
 		return seed.PIN{}, wrong("hsm.pin_env", "the environment variable %s is not set: put the HSM's user PIN there", c.PINEnv)
 	}
-	info, err := os.Stat(c.PINFile)
-	if err != nil {
-		return seed.PIN{}, wrong("hsm.pin_file", "%v: put the HSM's user PIN there, mode 0600", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return seed.PIN{}, wrong("hsm.pin_file", "others may read %s: chmod 600 it", c.PINFile)
+	if err := requirePrivate("hsm.pin_file", c.PINFile); err != nil {
+		return seed.PIN{}, err
 	}
 	b, err := os.ReadFile(c.PINFile)
 	if err != nil {
-		return seed.PIN{}, wrong("hsm.pin_file", "%v: let the service's user read it", err)
+		return seed.PIN{}, wrong("hsm.pin_file", "%v: put the HSM's user PIN there, mode 0600, for the service's user", err)
 	}
 	v := strings.TrimRight(string(b), "\r\n")
 	if v == "" || strings.ContainsAny(v, "\r\n") {

@@ -36,15 +36,20 @@ func deploy(t *testing.T) *deployment {
 	return &deployment{service: s, config: c}
 }
 
-// serve runs the real binary with a configuration, and returns its two outputs. It must end by itself, with status 1.
-func (d *deployment) serve(t *testing.T, c Config) (stdout, stderr string) {
+// serve runs the real binary with a configuration, and returns its two outputs. It must end by itself, with this status.
+func (d *deployment) serve(t *testing.T, c Config, status int) (stdout, stderr string) {
+	t.Helper()
+	return runFailing(t, status, nil, "serve", "--config", writeConfig(t, c))
+}
+
+func writeConfig(t *testing.T, c Config) string {
 	t.Helper()
 	b, err := yaml.Marshal(c)
 	require.NoError(t, err)
-	return runFailing(t, nil, "serve", "--config", writeFile(t, "ramzban.yaml", string(b)))
+	return writeFile(t, "ramzban.yaml", string(b))
 }
 
-func runFailing(t *testing.T, env []string, args ...string) (stdout, stderr string) {
+func runFailing(t *testing.T, status int, env []string, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), ramzban, args...)
@@ -53,7 +58,7 @@ func runFailing(t *testing.T, env []string, args ...string) (stdout, stderr stri
 	err := cmd.Run()
 	var exit *exec.ExitError
 	require.True(t, errors.As(err, &exit), "it ended with %v", err)
-	require.Equal(t, 1, exit.ExitCode(), "%s", errs.String())
+	require.Equal(t, status, exit.ExitCode(), "%s", errs.String())
 	return out.String(), errs.String()
 }
 
@@ -82,35 +87,46 @@ func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = taken.Close() }()
 	for name, c := range map[string]struct {
-		spoil func(*testing.T, *Config)
-		says  []string
+		spoil  func(*testing.T, *Config)
+		says   []string
+		status int
 	}{
-		"no module":          {func(_ *testing.T, c *Config) { c.HSM.Module = "/nonexistent/libhsm.so" }, []string{"/nonexistent/libhsm.so", "install"}},
-		"not a module":       {func(t *testing.T, c *Config) { c.HSM.Module = writeFile(t, "libhsm.so", "x") }, []string{"cannot be loaded", "hsm.module"}},
-		"wrong PIN":          {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828") }, []string{"refused the PIN", "correct it"}},
-		"no PIN file":        {func(_ *testing.T, c *Config) { c.HSM.PINFile = "/nonexistent/pin" }, []string{"hsm.pin_file", "/nonexistent/pin", "put the HSM's user PIN there"}},
-		"PIN file of two":    {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828\n314159\n") }, []string{"hsm.pin_file", "one line"}},
-		"PIN file for all":   {openPIN, []string{"hsm.pin_file", "chmod 600"}},
-		"no PIN variable":    {func(_ *testing.T, c *Config) { c.HSM.PINEnv = "RAMZBAN_NO_PIN" }, []string{"hsm.pin_env", "RAMZBAN_NO_PIN is not set"}},
-		"no such token":      {func(_ *testing.T, c *Config) { c.HSM.TokenLabel = "other" }, []string{`"other"`, "hsm.token_label"}},
-		"no such profile":    {func(_ *testing.T, c *Config) { c.HSM.Profile = "other" }, []string{"hsm.profile", "softhsm"}},
-		"no known answer":    {func(_ *testing.T, c *Config) { c.HSM.KnownAnswerFile = "/nonexistent/answer" }, []string{"hsm.known_answer_file", "key ceremony"}},
-		"wrong known answer": {spoilKnownAnswer, []string{"does not give the answer", "key ceremony"}},
-		"not a known answer": {func(t *testing.T, c *Config) { c.HSM.KnownAnswerFile = writeFile(t, "answer", "x") }, []string{"hsm.known_answer_file"}},
-		"no certificate":     {func(_ *testing.T, c *Config) { c.API.Certificate = "/nonexistent/crt" }, []string{"api.certificate", "/nonexistent/crt"}},
-		"another's key":      {func(_ *testing.T, c *Config) { c.API.Key = strings.Replace(c.API.Key, "server", "branch", 1) }, []string{"api.certificate", "its own key"}},
-		"CA is no PEM":       {func(t *testing.T, c *Config) { c.API.ClientCA = writeFile(t, "ca.crt", "x") }, []string{"api.client_ca", "no PEM certificate"}},
-		"API port in use":    {func(_ *testing.T, c *Config) { c.API.Listen = taken.Addr().String() }, []string{"api.listen", "is in use", "choose another port"}},
-		"ops port in use":    {func(_ *testing.T, c *Config) { c.Operator.Listen = taken.Addr().String() }, []string{"operator.listen", "is in use"}},
-		"another's address":  {func(_ *testing.T, c *Config) { c.API.Listen = "192.0.2.1:8443" }, []string{"api.listen", "address of this machine"}},
-		"read-only database": {func(_ *testing.T, c *Config) { c.Store.Badger.Dir = "/sys/kernel" }, []string{"/sys/kernel", "cannot be written"}},
-		"corrupt database":   {spoilDatabase, []string{"database is damaged"}},
-		"full disk":          {func(_ *testing.T, c *Config) { c.Store.Badger.Reserve = 1 << 60 }, []string{"free space"}},
+		"no module":          {func(_ *testing.T, c *Config) { c.HSM.Module = "/nonexistent/libhsm.so" }, []string{"/nonexistent/libhsm.so", "install"}, exitFailure},
+		"not a module":       {func(t *testing.T, c *Config) { c.HSM.Module = writeFile(t, "libhsm.so", "x") }, []string{"cannot be loaded", "hsm.module"}, exitFailure},
+		"wrong PIN":          {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828") }, []string{"refused the PIN", "correct it"}, exitPIN},
+		"no PIN file":        {func(_ *testing.T, c *Config) { c.HSM.PINFile = "/nonexistent/pin" }, []string{"hsm.pin_file", "/nonexistent/pin", "put the HSM's user PIN there"}, exitConfig},
+		"PIN file of two":    {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828\n314159\n") }, []string{"hsm.pin_file", "one line"}, exitConfig},
+		"PIN file for all":   {openPIN, []string{"hsm.pin_file", "chmod 600"}, exitConfig},
+		"no PIN variable":    {func(_ *testing.T, c *Config) { c.HSM.PINEnv = "RAMZBAN_NO_PIN" }, []string{"hsm.pin_env", "RAMZBAN_NO_PIN is not set"}, exitConfig},
+		"no such token":      {func(_ *testing.T, c *Config) { c.HSM.TokenLabel = "other" }, []string{`"other"`, "hsm.token_label"}, exitFailure},
+		"no such profile":    {func(_ *testing.T, c *Config) { c.HSM.Profile = "other" }, []string{"hsm.profile", "softhsm"}, exitConfig},
+		"no known answer":    {func(_ *testing.T, c *Config) { c.HSM.KnownAnswerFile = "/nonexistent/answer" }, []string{"hsm.known_answer_file", "key ceremony"}, exitConfig},
+		"wrong known answer": {spoilKnownAnswer, []string{"does not give the answer", "key ceremony"}, exitFailure},
+		"not a known answer": {func(t *testing.T, c *Config) { c.HSM.KnownAnswerFile = writeFile(t, "answer", "x") }, []string{"hsm.known_answer_file"}, exitConfig},
+		"no certificate":     {func(_ *testing.T, c *Config) { c.API.Certificate = "/nonexistent/crt" }, []string{"api.certificate", "/nonexistent/crt"}, exitConfig},
+		"another's key":      {func(_ *testing.T, c *Config) { c.API.Key = strings.Replace(c.API.Key, "server", "branch", 1) }, []string{"api.certificate", "its own key"}, exitConfig},
+		"CA is no PEM":       {func(t *testing.T, c *Config) { c.API.ClientCA = writeFile(t, "ca.crt", "x") }, []string{"api.client_ca", "no PEM certificate"}, exitConfig},
+		"API port in use":    {func(_ *testing.T, c *Config) { c.API.Listen = taken.Addr().String() }, []string{"api.listen", "is in use", "choose another port"}, exitFailure},
+		"ops port in use":    {func(_ *testing.T, c *Config) { c.Operator.Listen = taken.Addr().String() }, []string{"operator.listen", "is in use"}, exitFailure},
+		"another's address":  {func(_ *testing.T, c *Config) { c.API.Listen = "192.0.2.1:8443" }, []string{"api.listen", "address of this machine"}, exitFailure},
+		"read-only database": {func(_ *testing.T, c *Config) { c.Store.Badger.Dir = "/sys/kernel/badger" }, []string{"/sys/kernel/badger", "cannot be written"}, exitFailure},
+		"corrupt database":   {spoilDatabase, []string{"database is damaged"}, exitDamaged},
+		"full disk":          {func(_ *testing.T, c *Config) { c.Store.Badger.Reserve = 1 << 60 }, []string{"free space"}, exitFailure},
+		"open database": {func(t *testing.T, c *Config) {
+			c.Store.Badger.Dir = t.TempDir()
+			require.NoError(t, os.Chmod(c.Store.Badger.Dir, 0o750))
+		}, []string{"store.badger.dir", "chmod 700"}, exitConfig},
+		"open key": {func(t *testing.T, c *Config) {
+			key, err := os.ReadFile(c.API.Key)
+			require.NoError(t, err)
+			c.API.Key = writeFile(t, "server.key", string(key))
+			require.NoError(t, os.Chmod(c.API.Key, 0o604))
+		}, []string{"api.key", "chmod 600"}, exitConfig},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spoilt := d.config
 			c.spoil(t, &spoilt)
-			stdout, stderr := d.serve(t, spoilt)
+			stdout, stderr := d.serve(t, spoilt, c.status)
 			requireOneLine(t, stderr, c.says...)
 			require.NotContains(t, stdout+stderr, "271828", "the PIN is shown")
 			require.NotContains(t, stdout, `"msg":"ready"`)
@@ -119,9 +135,9 @@ func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
 }
 
 func TestServeSaysInOneLineWhatIsWrongWithItsConfiguration(t *testing.T) {
-	_, stderr := runFailing(t, nil, "serve", "--config", writeFile(t, "ramzban.yaml", "nod: a\n"))
+	_, stderr := runFailing(t, exitConfig, nil, "serve", "--config", writeFile(t, "ramzban.yaml", "nod: a\n"))
 	requireOneLine(t, stderr, "line 1", "unknown field")
-	_, stderr = runFailing(t, nil, "serve", "--config", "/nonexistent/ramzban.yaml")
+	_, stderr = runFailing(t, exitConfig, nil, "serve", "--config", "/nonexistent/ramzban.yaml")
 	requireOneLine(t, stderr, "/nonexistent/ramzban.yaml", "--config")
 }
 
@@ -146,6 +162,7 @@ func spoilDatabase(t *testing.T, c *Config) {
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(filepath.Join(dir, "badger"), os.DirFS(c.Store.Badger.Dir)))
 	c.Store.Badger.Dir = filepath.Join(dir, "badger")
+	require.NoError(t, os.Chmod(c.Store.Badger.Dir, 0o700))
 	manifest := filepath.Join(c.Store.Badger.Dir, "MANIFEST")
 	b, err := os.ReadFile(manifest)
 	require.NoError(t, err)
@@ -158,7 +175,7 @@ func TestServeFindsItsDatabaseInUse(t *testing.T) {
 	c, err := LoadConfig(filepath.Join(s.dir, "ramzban.yaml"))
 	require.NoError(t, err)
 	c.API.Listen, c.Operator.Listen = freeAddress(t), freeAddress(t)
-	_, stderr := (&deployment{service: s}).serve(t, c)
+	_, stderr := (&deployment{service: s}).serve(t, c, exitFailure)
 	requireOneLine(t, stderr, "in use by another process")
 }
 
@@ -166,13 +183,13 @@ func TestServeFindsItsDatabaseInUse(t *testing.T) {
 func TestServeRefusesWrongOrMissingKeys(t *testing.T) {
 	d := deploy(t)
 	d.pkcs11Tool(t, "--delete-object", "--type", "secrkey", "--label", "ramzban/seal/1")
-	_, stderr := d.serve(t, d.config)
+	_, stderr := d.serve(t, d.config, exitFailure)
 	requireOneLine(t, stderr, "ramzban/seal")
 
 	d.pkcs11Tool(t, "--keygen", "--key-type", "GENERIC:64", "--label", "ramzban/seal/1", "--sensitive")
-	_, stderr = d.serve(t, d.config)
+	_, stderr = d.serve(t, d.config, exitFailure)
 	requireOneLine(t, stderr, "ramzban/seal/1")
-	_, stdout := d.serve(t, d.config)
+	_, stdout := d.serve(t, d.config, exitFailure)
 	require.NotContains(t, stdout, "ready")
 }
 
@@ -189,9 +206,9 @@ func (d *deployment) pkcs11Tool(t *testing.T, args ...string) {
 
 func TestDevRunSaysWhatIsMissing(t *testing.T) {
 	env := []string{devDirEnv + "=" + t.TempDir(), apiEnv + "=" + freeAddress(t), opsEnv + "=" + freeAddress(t)}
-	_, stderr := runFailing(t, append(env, "RAMZBAN_PKCS11_MODULE=/nonexistent/module.so"), "dev", "run")
+	_, stderr := runFailing(t, exitFailure, append(env, "RAMZBAN_PKCS11_MODULE=/nonexistent/module.so"), "dev", "run")
 	requireOneLine(t, stderr, "RAMZBAN_PKCS11_MODULE", "/nonexistent/module.so")
-	_, stderr = runFailing(t, append(env, apiEnv+"=nowhere"), "dev", "run")
+	_, stderr = runFailing(t, exitFailure, append(env, apiEnv+"=nowhere"), "dev", "run")
 	requireOneLine(t, stderr, apiEnv)
 }
 
@@ -228,9 +245,7 @@ func TestServeWithPINVariableAndOperatorTLS(t *testing.T) {
 	require.NoError(t, err)
 	t.Setenv("BANK_HSM_PIN", string(pin))
 	d.config.HSM.PINFile, d.config.HSM.PINEnv, d.config.Operator.TLS = "/nonexistent", "BANK_HSM_PIN", true
-	b, err := yaml.Marshal(d.config)
-	require.NoError(t, err)
-	d.launch("serve", "--config", writeFile(t, "ramzban.yaml", string(b)))
+	d.launch("serve", "--config", writeConfig(t, d.config))
 	ask := func(name string) int {
 		status, _, err := dev{dir: d.dir, api: d.ops}.request(t.Context(), name, http.MethodGet, "/readyz", nil)
 		if err != nil {
@@ -257,10 +272,8 @@ func TestHungHSMEndsTheService(t *testing.T) {
 	d := deploy(t)
 	log, err := newLog(d.config.Log, io.Discard)
 	require.NoError(t, err)
-	on, err := listen(d.config)
-	require.NoError(t, err)
-	n, err := openNode(t.Context(), d.config, log, on)
-	require.NoError(t, err)
+	n := newNode(d.config, log)
+	require.NoError(t, n.start(t.Context()))
 	t.Cleanup(func() { _ = n.stop(nil) })
 	n.fatal <- errors.New("a call has not returned")
 	require.ErrorContains(t, n.run(t.Context()), "the HSM hangs: a call has not returned: look at the HSM")

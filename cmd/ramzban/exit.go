@@ -1,0 +1,54 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"ramzban/hsm"
+	"ramzban/keyservice/store/badgerstore"
+)
+
+// Exit statuses, by sysexits(3) where it has one. The systemd unit does not restart after those that starting again
+// cannot mend, least of all after a wrong PIN: every try counts, and an HSM locks after a few.
+const (
+	exitFailure = 1
+	exitDamaged = 65 // EX_DATAERR
+	exitPIN     = 77 // EX_NOPERM
+	exitConfig  = 78 // EX_CONFIG
+)
+
+// errConfiguration is every error that only another configuration, or another file named in it, can mend.
+var errConfiguration = errors.New("configuration")
+
+// exits are the exit statuses and what they mean; exitFailure is the status of every other error.
+var exits = []struct {
+	status int
+	cause  error // nil for those that are no single error
+	means  string
+}{
+	{0, nil, "it was told to stop, and stopped in order"},
+	{exitFailure, nil, "anything else, such as a disk, an HSM or an address that is not there: starting again may help"},
+	{exitDamaged, badgerstore.ErrCorrupt, "the database is damaged"},
+	{exitPIN, hsm.ErrPIN, "the HSM refused the PIN: correct it before starting again, wrong tries lock it"},
+	{exitConfig, errConfiguration, "the configuration, or a file it names, must be mended first"},
+}
+
+// exitStatus returns the status that the process ends with after an error.
+func exitStatus(err error) int {
+	for _, e := range exits {
+		if e.cause != nil && errors.Is(err, e.cause) {
+			return e.status
+		}
+	}
+	return exitFailure
+}
+
+// explainExits lists the exit statuses for --help.
+func explainExits() string {
+	lines := []string{"Exit statuses:"}
+	for _, e := range exits {
+		lines = append(lines, fmt.Sprintf("  %2d  %s", e.status, e.means))
+	}
+	return strings.Join(lines, "\n")
+}
