@@ -124,7 +124,10 @@ func auditCompareCommand() *cobra.Command {
 				return err
 			}
 			defer api.Close()
-			answer, err := api.CompareAudit(c.Context())
+			// The service gives up first, after its timeouts.comparison.
+			ctx, cancel := context.WithTimeout(c.Context(), maxComparison+time.Minute)
+			defer cancel()
+			answer, err := api.CompareAudit(ctx)
 			if err != nil {
 				return fmt.Errorf("comparing the audit log: %w", err)
 			}

@@ -167,6 +167,8 @@ type LogConfig struct {
 type TimeoutsConfig struct {
 	// Request is how long one request may take.
 	Request Duration `yaml:"request"`
+	// Comparison is how long one comparison of the audit log with the database may take: it reads all of both.
+	Comparison Duration `yaml:"comparison"`
 	// Shutdown is how long requests under way are waited for when the service is told to stop.
 	Shutdown Duration `yaml:"shutdown"`
 }

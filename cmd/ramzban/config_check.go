@@ -172,10 +172,20 @@ func (l LogConfig) level() (slog.Level, error) {
 }
 
 func (c Config) checkTimeouts() error {
-	for key, d := range map[string]Duration{"timeouts.request": c.Timeouts.Request, "timeouts.shutdown": c.Timeouts.Shutdown} {
-		if t := time.Duration(d); t < time.Second || t > 5*time.Minute {
-			return wrong(key, "must be between 1s and 300s, not %v", d)
+	for _, t := range []struct {
+		key        string
+		value, max Duration
+	}{
+		{"timeouts.request", c.Timeouts.Request, seconds(300)},
+		{"timeouts.comparison", c.Timeouts.Comparison, Duration(maxComparison)},
+		{"timeouts.shutdown", c.Timeouts.Shutdown, seconds(300)},
+	} {
+		if t.value < seconds(1) || t.value > t.max {
+			return wrong(t.key, "must be between 1s and %v, not %v", t.max, t.value)
 		}
 	}
 	return nil
 }
+
+// maxComparison is the longest that a comparison may be given; the command that asks for one waits longer.
+const maxComparison = 24 * time.Hour

@@ -38,7 +38,7 @@ func DefaultConfig() Config {
 			FreeMisses: 3, BaseDelay: seconds(30), MaxDelay: seconds(3600), WindowDays: 30, MaxMisses: 100,
 		},
 		Log:      LogConfig{Level: "info", Format: "json"},
-		Timeouts: TimeoutsConfig{Request: seconds(5), Shutdown: seconds(20)},
+		Timeouts: TimeoutsConfig{Request: seconds(5), Comparison: seconds(300), Shutdown: seconds(20)},
 	}
 }
 

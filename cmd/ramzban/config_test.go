@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
@@ -123,13 +124,15 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 			p.Digits = 5
 			c.Profiles["offline-60"] = p
 		},
-		"uses":             func(c *Config) { c.Uses = []string{"second pin"} },
-		"guessing":         func(c *Config) { c.Guessing.MaxMisses = 101 },
-		"clients":          func(c *Config) { c.Clients = nil },
-		"clients[0].roles": func(c *Config) { c.Clients[0].Roles = nil },
-		"log.level":        func(c *Config) { c.Log.Level = "loud" },
-		"log.format":       func(c *Config) { c.Log.Format = "xml" },
-		"timeouts.request": func(c *Config) { c.Timeouts.Request = 0 },
+		"uses":                func(c *Config) { c.Uses = []string{"second pin"} },
+		"guessing":            func(c *Config) { c.Guessing.MaxMisses = 101 },
+		"clients":             func(c *Config) { c.Clients = nil },
+		"clients[0].roles":    func(c *Config) { c.Clients[0].Roles = nil },
+		"log.level":           func(c *Config) { c.Log.Level = "loud" },
+		"log.format":          func(c *Config) { c.Log.Format = "xml" },
+		"timeouts.request":    func(c *Config) { c.Timeouts.Request = 0 },
+		"timeouts.comparison": func(c *Config) { c.Timeouts.Comparison = Duration(25 * time.Hour) },
+		"timeouts.shutdown":   func(c *Config) { c.Timeouts.Shutdown = seconds(301) },
 	} {
 		t.Run(key, func(t *testing.T) {
 			c, err := parseConfig([]byte(exampleConfig))

@@ -58,7 +58,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	if n.api, err = api.New(api.Options{
 		Service: service, Directory: directory, TLS: conf, Log: n.log, Metrics: registry, Version: versionString(),
-		HandlerTimeout: time.Duration(n.config.Timeouts.Request),
+		HandlerTimeout: time.Duration(n.config.Timeouts.Request), ComparisonTimeout: time.Duration(n.config.Timeouts.Comparison),
 	}); err != nil {
 		return err
 	}

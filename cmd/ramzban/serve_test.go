@@ -272,9 +272,11 @@ func TestHungHSMEndsTheService(t *testing.T) {
 	d := deploy(t)
 	log, err := newLog(d.config.Log, io.Discard)
 	require.NoError(t, err)
+	d.config.Timeouts.Comparison = seconds(7)
 	n := newNode(d.config, log)
 	require.NoError(t, n.start(t.Context()))
 	t.Cleanup(func() { _ = n.stop(nil) })
+	require.Equal(t, 7*time.Second, n.api.ComparisonTimeout)
 	n.fatal <- errors.New("a call has not returned")
 	require.ErrorContains(t, n.run(t.Context()), "the HSM hangs: a call has not returned: look at the HSM")
 }
