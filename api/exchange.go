@@ -28,6 +28,7 @@ type exchange struct {
 	caller  authz.Caller
 	names   map[string]bool // field names a problem may repeat
 	code    string          // of the problem answered, "" if none
+	retry   time.Duration   // when to try again, 0 for what the code says
 	cause   error           // why, for the log
 }
 
@@ -161,13 +162,14 @@ func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange) {
 	h.Set(requestIDHeader, x.id)
 	h.Set(fiber.HeaderXContentTypeOptions, "nosniff")
 	h.Set(fiber.HeaderCacheControl, "no-store")
-	if after := retryAfter(x.code); after != "" {
+	if after := x.retryAfter(); after != "" {
 		h.Set(fiber.HeaderRetryAfter, after)
 	}
 	if s.lines.draining() {
 		h.SetConnectionClose()
 	}
 	took := time.Since(x.started)
+	s.limits.settle(x)
 	s.metrics.inFlight.Dec()
 	s.metrics.observe(x, ctx.Response.StatusCode(), took)
 	s.access(ctx, x, took)
@@ -176,7 +178,7 @@ func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange) {
 // access writes the request's line in the log: no body, no query, no path but the route's pattern.
 func (s *Server) access(ctx *fasthttp.RequestCtx, x *exchange, took time.Duration) {
 	status := ctx.Response.StatusCode()
-	level := slog.LevelInfo
+	level := levelOf(x, status)
 	attrs := []slog.Attr{
 		slog.String("request_id", x.id), slog.String("method", methodLabel(x.method)), slog.String("route", routeLabel(x.route)),
 		slog.Int("status", status), slog.Duration("took", took), slog.String("remote", ctx.RemoteAddr().String()),
@@ -187,11 +189,19 @@ func (s *Server) access(ctx *fasthttp.RequestCtx, x *exchange, took time.Duratio
 	if x.code != "" {
 		attrs = append(attrs, slog.String("code", x.code))
 	}
-	if status >= fasthttp.StatusInternalServerError {
-		level = slog.LevelError
-		if x.cause != nil {
-			attrs = append(attrs, slog.String("cause", x.cause.Error()))
-		}
+	if status >= fasthttp.StatusInternalServerError && x.cause != nil {
+		attrs = append(attrs, slog.String("cause", x.cause.Error()))
 	}
 	s.Log.LogAttrs(context.Background(), level, "request", attrs...)
+}
+
+// levelOf: a request that was refused because there are too many must not fill the log instead; a metric counts it.
+func levelOf(x *exchange, status int) slog.Level {
+	switch {
+	case status >= fasthttp.StatusInternalServerError:
+		return slog.LevelError
+	case x.code == wire.CodeTooManyRequests:
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }

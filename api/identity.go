@@ -19,15 +19,13 @@ import (
 // public is what answers without a client certificate. Everything else, known or not, needs one.
 var public = map[string]bool{"/v1/time": true, openapiPath: true, docsPath: true}
 
-// admit runs before every route: who is it, has the body a form that the route can take, and until when must it be
-// answered.
+// admit runs before every route: who is it, does it ask too often, has the body a form that the route can take, and until
+// when must it be answered.
 func (s *Server) admit(c *fiber.Ctx) error {
 	x := exchangeOf(c.Context())
-	if !public[x.route] {
-		if p := s.identify(c.Context(), x); p != nil {
-			p.write(c.Context())
-			return nil
-		}
+	if p := s.identify(c.Context(), x); p != nil {
+		p.write(c.Context())
+		return nil
 	}
 	r, known := s.routes.of(x)
 	if known {
@@ -50,22 +48,38 @@ func (s *Server) timeout(r routeInfo) time.Duration {
 	return s.HandlerTimeout
 }
 
-// identify finds out who asks. The handshake has verified the certificate; it may have expired since.
+// identify finds out who asks, and whether it may ask again already. The handshake has verified the certificate; it may
+// have expired since.
 func (s *Server) identify(ctx *fasthttp.RequestCtx, x *exchange) *Problem {
 	leaf, err := verifiedLeaf(ctx, s.Clock())
-	if err != nil {
+	if err == nil {
+		if caller, known := s.Directory.Lookup(certificateName(leaf)); known {
+			x.caller = caller
+			return s.limits.client(x)
+		}
+	}
+	if p := s.limits.address(ctx, x); p != nil {
+		return p
+	}
+	switch {
+	case public[x.route]:
+		return nil
+	case err != nil:
 		ctx.SetConnectionClose()
 		return x.problem(certificateCode(err), "")
 	}
+	return s.unknown(leaf, x)
+}
+
+// unknown refuses a certificate that is nobody's, and says in the log what to add to the configuration.
+func (s *Server) unknown(leaf *x509.Certificate, x *exchange) *Problem {
 	name := certificateName(leaf)
-	caller, known := s.Directory.Lookup(name)
-	if !known {
-		s.Log.Warn("a trusted certificate that belongs to no configured client", "request_id", x.id, "certificate", name,
-			"certificate_serial", leaf.SerialNumber.String())
-		return x.problem(wire.CodeCertificateUnknown, "")
+	if p := s.limits.stranger(x, name); p != nil {
+		return p
 	}
-	x.caller = caller
-	return nil
+	s.Log.Warn("a trusted certificate that belongs to no configured client", "request_id", x.id, "certificate", name,
+		"certificate_serial", leaf.SerialNumber.String())
+	return x.problem(wire.CodeCertificateUnknown, "")
 }
 
 // What can be wrong with a connection's client certificate after its handshake.

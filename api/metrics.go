@@ -17,6 +17,7 @@ type metrics struct {
 	inFlight   prometheus.Gauge
 	handshakes prometheus.Counter
 	refused    prometheus.Counter
+	limited    *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, l *lines) (*metrics, error) {
@@ -37,11 +38,15 @@ func newMetrics(r prometheus.Registerer, l *lines) (*metrics, error) {
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ramzban_connections_refused_total", Help: "Connections closed because the limit was reached.",
 		}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ramzban_http_requests_limited_total",
+			Help: "Requests refused because their client asks, or is denied, too often; by configured client, empty for who is none.",
+		}, []string{"client"}),
 	}
 	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ramzban_connections_open", Help: "Open connections of the API.",
 	}, func() float64 { return float64(l.count()) })
-	for _, c := range []prometheus.Collector{m.requests, m.latency, m.inFlight, m.handshakes, m.refused, open} {
+	for _, c := range []prometheus.Collector{m.requests, m.latency, m.inFlight, m.handshakes, m.refused, m.limited, open} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("api: registering metrics: %w", err)
 		}

@@ -80,7 +80,7 @@ func codeList() []describedCode {
 var (
 	shared = []string{
 		wire.CodeRequestMalformed, wire.CodeRequestTimeout, wire.CodeHeaderTooLarge, wire.CodeBodyTooLarge,
-		wire.CodeEncodingUnsupported, string(keyservice.CodeInvalid), string(keyservice.CodeInternal),
+		wire.CodeEncodingUnsupported, wire.CodeTooManyRequests, string(keyservice.CodeInvalid), string(keyservice.CodeInternal),
 	}
 	certified = []string{
 		wire.CodeCertificateRequired, wire.CodeCertificateExpired, wire.CodeCertificateUnknown, string(keyservice.CodeDenied),

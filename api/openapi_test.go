@@ -93,6 +93,7 @@ func TestOpenAPIIsComplete(t *testing.T) {
 			for _, p := range op.Parameters {
 				require.NotEmpty(t, p.Description, where+" "+p.Name)
 			}
+			require.Contains(t, op.Responses["429"].Content["application/problem+json"].Examples, "too_many_requests", where)
 			for status, r := range op.Responses {
 				checkResponse(t, where+" "+status, status, r.Content, listed)
 			}

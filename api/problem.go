@@ -32,6 +32,7 @@ var meanings = map[string]meaning{
 	wire.CodeCertificateRequired: {401, "Client certificate required", "present a client certificate in the TLS handshake", 0},
 	wire.CodeCertificateExpired:  {401, "Client certificate expired", "connect again with a valid client certificate", 0},
 	wire.CodeCertificateUnknown:  {403, "Client certificate unknown", "the certificate is trusted, but no configured client has its name", 0},
+	wire.CodeTooManyRequests:     {429, "Too many requests", "asked too often, or denied too often: wait as long as Retry-After says", time.Second},
 	wire.CodeRouteNotFound:       {404, "No such route", "see /openapi.json for the routes", 0},
 	wire.CodeMethodNotAllowed:    {405, "Method not allowed", "see /openapi.json for the methods of this route", 0},
 	wire.CodeRequestMalformed:    {400, "Malformed request", "this is not an HTTP/1.1 request", 0},
@@ -176,11 +177,17 @@ func connectionProblem(x *exchange, err error) *Problem {
 }
 
 // retryAfter is the code's Retry-After header in seconds; "" if repeating would not help or not be safe.
-func retryAfter(code string) string {
-	if m := meanings[code]; m.retry > 0 {
-		return strconv.Itoa(int(m.retry / time.Second))
+func retryAfter(code string) string { return wholeSeconds(meanings[code].retry) }
+
+// retryAfter is the answer's Retry-After header: the exchange's own time to wait, else its code's.
+func (x *exchange) retryAfter() string { return wholeSeconds(cmp.Or(x.retry, meanings[x.code].retry)) }
+
+// wholeSeconds rounds up: who waits that long has waited enough. It is "" for none.
+func wholeSeconds(d time.Duration) string {
+	if d <= 0 {
+		return ""
 	}
-	return ""
+	return strconv.Itoa(int((d + time.Second - 1) / time.Second))
 }
 
 // codesOf lists the codes in the order of their status, then name.

@@ -40,6 +40,8 @@ type Options struct {
 
 	BodyLimit         int           // 16 KiB; a longer body is refused
 	HeaderLimit       int           // 8 KiB; request line and header together
+	Requests          Rate          // 5000/s, 10000 at once; of one client, or of one address that shows no client's certificate
+	Denials           Rate          // 5/s, 50 at once; of one client's requests that it may not make, or of one unknown certificate
 	MaxConnections    int           // 4096; further ones are closed at once
 	HandlerTimeout    time.Duration // 10 s; one use case, all waiting included
 	ComparisonTimeout time.Duration // 5 min; the comparison of audit log and store reads all of both
@@ -54,6 +56,11 @@ const (
 	defaultMaxConnections = 4096
 )
 
+var (
+	defaultRequests = Rate{PerSecond: 5000, Burst: 10_000}
+	defaultDenials  = Rate{PerSecond: 5, Burst: 50}
+)
+
 // Server answers the API on one listener.
 type Server struct {
 	Options
@@ -62,6 +69,7 @@ type Server struct {
 	http    *fasthttp.Server
 	lines   *lines
 	metrics *metrics
+	limits  *limits
 	huma    huma.API
 	routes  routeTable
 }
@@ -80,6 +88,9 @@ func New(o Options) (*Server, error) {
 	s := &Server{Options: o, lines: newLines(o.MaxConnections)}
 	if s.metrics, err = newMetrics(o.Metrics, s.lines); err != nil {
 		return nil, err
+	}
+	if s.limits, err = newLimits(o, s.metrics.limited); err != nil {
+		return nil, fmt.Errorf("api: %w", err)
 	}
 	s.app = fiber.New(fiberConfig(o, s.failed))
 	s.app.Use(s.admit)
@@ -107,6 +118,12 @@ func withDefaults(o Options) Options {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
+	defaultLimits(&o)
+	defaultTimeouts(&o)
+	return o
+}
+
+func defaultLimits(o *Options) {
 	for _, n := range []struct {
 		v *int
 		d int
@@ -115,6 +132,10 @@ func withDefaults(o Options) Options {
 			*n.v = n.d
 		}
 	}
+	o.Requests, o.Denials = o.Requests.or(defaultRequests), o.Denials.or(defaultDenials)
+}
+
+func defaultTimeouts(o *Options) {
 	for _, t := range []struct {
 		v *time.Duration
 		d time.Duration
@@ -126,7 +147,6 @@ func withDefaults(o Options) Options {
 			*t.v = t.d
 		}
 	}
-	return o
 }
 
 // serverTLS copies the base and enforces what the API rests on. Without ClientCAs Go would trust every public

@@ -6,6 +6,7 @@ const (
 	CodeCertificateRequired = "certificate_required"     // the connection carries no client certificate
 	CodeCertificateExpired  = "certificate_expired"      // it expired while the connection was open
 	CodeCertificateUnknown  = "certificate_unknown"      // it is trusted, but belongs to no configured client
+	CodeTooManyRequests     = "too_many_requests"        // this client asks more often than it may
 	CodeRouteNotFound       = "route_not_found"          // there is no such path
 	CodeMethodNotAllowed    = "method_not_allowed"       // the path exists, but not with this method
 	CodeRequestMalformed    = "request_malformed"        // this is not HTTP/1.1
