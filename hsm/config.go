@@ -18,8 +18,8 @@ type Config struct {
 	PIN        seed.PIN        // the user PIN
 	Profile    profile.Profile // what is special about this HSM product
 
-	// KnownAnswers are the results of the self-check's derivation, one for each version of the derivation master key
-	// that was noted at the key ceremony. The active version must be among them.
+	// KnownAnswers were noted at the key ceremony: one for each version of each master key in the HSM. A key that does
+	// not give its answer, an answer without a key and, at start, a key without an answer are refused.
 	KnownAnswers []KnownAnswer
 
 	PoolSessions  int // sessions for everything but unwrapping seeds; 8
@@ -35,13 +35,6 @@ type Config struct {
 	// Fatal is called, once, when calls into the module have hung so that it can neither be used nor finalised: the
 	// process should exit. Nothing works after it. Required.
 	Fatal func(error)
-}
-
-// KnownAnswer is what a version of the derivation master key must yield in the self-check: HMAC-SHA-256 under a seed
-// derived from a fixed context over a fixed message. It gives nothing away about any other seed.
-type KnownAnswer struct {
-	Derive seed.KeyRef `json:"derive"`
-	MAC    []byte      `json:"mac"` // 32 bytes
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -81,6 +74,9 @@ func (c Config) validate() error {
 	const crypto11Sessions = 2
 	if n := c.PoolSessions + c.OwnerSessions + crypto11Sessions; c.Profile.MaxSessions > 0 && n > c.Profile.MaxSessions {
 		return fmt.Errorf("%d HSM sessions are too many for profile %s, which allows %d", n, c.Profile.Name, c.Profile.MaxSessions)
+	}
+	if err := validateAnswers(c.KnownAnswers); err != nil {
+		return fmt.Errorf("%w: correct hsm.known_answer_file", err)
 	}
 	return c.Profile.Validate()
 }

@@ -80,7 +80,16 @@ func (s *session) withBorn(key pkcs11.ObjectHandle, context []byte, length int, 
 }
 
 func (g *generation) wrapForStore(s *session, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
-	ref, wrapKey := g.keys.current(labelWrap)
+	active, _ := g.keys.current(labelWrap)
+	return g.wrapWith(s, active, key)
+}
+
+// wrapWith wraps a seed under one version of the wrapping master key.
+func (g *generation) wrapWith(s *session, ref seed.KeyRef, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
+	wrapKey, err := g.keys.get(ref)
+	if err != nil {
+		return seed.Wrapped{}, err
+	}
 	mech := g.cfg.Profile.WrapMechanism
 	blob, err := s.p.WrapKey(s.handle, mechanism(mech, nil), wrapKey, key)
 	if err != nil {

@@ -94,41 +94,67 @@ type Attribute struct {
 // CreateKey makes a master key by its template with the given attributes instead of the template's; nil leaves one out.
 func CreateKey(config Config, ref seed.KeyRef, instead ...Attribute) error {
 	return administer(config, func(g *generation) error {
-		return g.workers.withSession(context.Background(), func(s *session) error {
-			spec := keySpecs[ref.Label]
-			template := masterTemplate(ref, spec, g.cfg.Profile)
-			for _, a := range instead {
-				i := slices.IndexFunc(template, func(t *pkcs11.Attribute) bool { return t.Type == a.Type })
-				if a.Value == nil {
-					template = slices.Delete(template, i, i+1)
-				} else {
-					template[i] = pkcs11.NewAttribute(a.Type, a.Value)
-				}
-			}
-			_, err := s.p.GenerateKey(s.handle, mechanism(spec.generate, nil), template)
-			return err
-		})
+		return g.workers.withSession(context.Background(), func(s *session) error { return g.createWith(s, ref, instead) })
 	})
+}
+
+func (g *generation) createWith(s *session, ref seed.KeyRef, instead []Attribute) error {
+	spec := keySpecs[ref.Label]
+	template := masterTemplate(ref, spec, g.cfg.Profile)
+	for _, a := range instead {
+		i := slices.IndexFunc(template, func(t *pkcs11.Attribute) bool { return t.Type == a.Type })
+		if a.Value == nil {
+			template = slices.Delete(template, i, i+1)
+		} else {
+			template[i] = pkcs11.NewAttribute(a.Type, a.Value)
+		}
+	}
+	_, err := s.p.GenerateKey(s.handle, mechanism(spec.generate, nil), template)
+	return err
 }
 
 // DestroyKeys destroys all objects of a master key's label and version.
 func DestroyKeys(config Config, ref seed.KeyRef) error {
 	return administer(config, func(g *generation) error {
-		return g.workers.withSession(context.Background(), func(s *session) error {
-			found, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, ref.String())})
-			if err != nil {
-				return err
-			}
-			if len(found) == 0 {
-				return fmt.Errorf("no %s to destroy", ref)
-			}
-			for _, h := range found {
-				if err := s.p.DestroyObject(s.handle, h); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		return g.workers.withSession(context.Background(), func(s *session) error { return s.destroyMaster(ref) })
+	})
+}
+
+func (s *session) destroyMaster(ref seed.KeyRef) error {
+	found, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, ref.String())})
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("no %s to destroy", ref)
+	}
+	for _, h := range found {
+		if err := s.p.DestroyObject(s.handle, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CreateKeyMeanwhile makes a master key while the HSM is at work.
+func (h *HSM) CreateKeyMeanwhile(ref seed.KeyRef) error {
+	return h.meanwhile(func(g *generation, s *session) error { return g.createWith(s, ref, nil) })
+}
+
+// ExchangeKeyMeanwhile puts another key under a master key's label while the HSM is at work.
+func (h *HSM) ExchangeKeyMeanwhile(ref seed.KeyRef) error {
+	return h.meanwhile(func(g *generation, s *session) error {
+		if err := s.destroyMaster(ref); err != nil {
+			return err
+		}
+		return g.createWith(s, ref, nil)
+	})
+}
+
+func (h *HSM) meanwhile(fn func(*generation, *session) error) error {
+	ctx := context.Background()
+	return h.run(ctx, func(g *generation) error {
+		return g.workers.withSession(ctx, func(s *session) error { return fn(g, s) })
 	})
 }
 

@@ -27,7 +27,7 @@ func TestFaultLostDeviceIsInitialisedAnew(t *testing.T) {
 		tally := r.tally()
 		r.faults.Break(code)
 		r.checks(c)
-		r.requireCalls(tally, calls{fault.Initialize: 1, fault.Login: 1, fault.UnwrapKey: 3})
+		r.requireCalls(tally, calls{fault.Initialize: 1, fault.Login: 1, fault.UnwrapKey: 4})
 		require.EqualValues(t, i+2, r.generation())
 		require.Equal(t, want, r.pseudonymous())
 	}
@@ -63,7 +63,7 @@ func TestFaultBreakerIsOpenWhileTheDeviceIsAway(t *testing.T) {
 func TestFaultNoServiceBeforeTheSelfCheckPasses(t *testing.T) {
 	for _, f := range []fault.Function{fault.GetSlotList, fault.GetTokenInfo, fault.OpenSession, fault.Login,
 		fault.FindObjectsInit, fault.FindObjects, fault.GetAttributeValue, fault.CreateObject, fault.DeriveKey,
-		fault.WrapKey, fault.UnwrapKey, fault.SignInit, fault.Sign, fault.DestroyObject} {
+		fault.WrapKey, fault.UnwrapKey, fault.SignInit, fault.Sign, fault.DecryptInit, fault.Decrypt, fault.DestroyObject} {
 		t.Run(f.String(), func(t *testing.T) {
 			r := newRig(t)
 			c := r.enrol("customer")

@@ -272,6 +272,9 @@ func (h *HSM) logIn(ctx context.Context, number uint64, slot uint, login bool) (
 		return g.learnKeys(s)
 	})
 	if err == nil {
+		err = g.matchAnswers()
+	}
+	if err == nil {
 		err = g.selfCheck(ctx)
 	}
 	if err != nil {

@@ -1,7 +1,9 @@
 package hsm
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,6 +63,24 @@ type keyring struct {
 	active  map[string]seed.KeyRef // the highest version of each label
 }
 
+func newKeyring() keyring {
+	return keyring{handles: map[seed.KeyRef]pkcs11.ObjectHandle{}, active: map[string]seed.KeyRef{}}
+}
+
+func (k keyring) add(ref seed.KeyRef, h pkcs11.ObjectHandle) {
+	k.handles[ref] = h
+	if ref.Version > k.active[ref.Label].Version {
+		k.active[ref.Label] = ref
+	}
+}
+
+// sorted returns the versions of all keys, by the order of their labels, then the number.
+func (k keyring) sorted() []seed.KeyRef {
+	return slices.SortedFunc(maps.Keys(k.handles), func(a, b seed.KeyRef) int {
+		return cmp.Or(cmp.Compare(slices.Index(labels, a.Label), slices.Index(labels, b.Label)), cmp.Compare(a.Version, b.Version))
+	})
+}
+
 // get returns the handle of one version; seed.ErrKeyNotFound if the HSM does not have it.
 func (k keyring) get(ref seed.KeyRef) (pkcs11.ObjectHandle, error) {
 	h, ok := k.handles[ref]
@@ -113,7 +133,7 @@ func findKeys(s *session, p profile.Profile) (keyring, error) {
 
 // listKeys reads the handles of all objects that carry a label of ours; exactly one may carry each.
 func listKeys(s *session) (keyring, error) {
-	k := keyring{handles: map[seed.KeyRef]pkcs11.ObjectHandle{}, active: map[string]seed.KeyRef{}}
+	k := newKeyring()
 	handles, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)})
 	if err != nil {
 		return k, fmt.Errorf("find master keys: %w", err)
@@ -130,10 +150,7 @@ func listKeys(s *session) (keyring, error) {
 			return k, fmt.Errorf("%w: two objects are labelled %s: destroy or rename the one that is not the master key",
 				seed.ErrKeyNotFound, ref)
 		}
-		k.handles[ref] = h
-		if ref.Version > k.active[ref.Label].Version {
-			k.active[ref.Label] = ref
-		}
+		k.add(ref, h)
 	}
 	return k, nil
 }

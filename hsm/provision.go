@@ -78,11 +78,12 @@ func (m *module) setPIN(slot uint, t NewToken) error {
 	return nil
 }
 
-// CreateKeys makes version 1 of every master key the token does not have, and returns the self-check's known answer
-// for the active derivation master key. Keys that exist are checked and left alone. It must not run while the module is
-// open in this process. config.KnownAnswers is not used.
-func CreateKeys(ctx context.Context, config Config) (KnownAnswer, error) {
-	var answer KnownAnswer
+// CreateKeys makes version 1 of every master key the token does not have, and returns the known answers of all
+// keys it has, old versions included. Keys that exist are left alone; their attributes are checked, but not whether they
+// are those of an earlier ceremony. It must not run while the module is open in this process. config.KnownAnswers is not
+// used.
+func CreateKeys(ctx context.Context, config Config) ([]KnownAnswer, error) {
+	var answers []KnownAnswer
 	err := administer(config, func(g *generation) error {
 		return g.workers.withSession(ctx, func(s *session) (err error) {
 			if err := g.createMissing(s); err != nil {
@@ -91,12 +92,11 @@ func CreateKeys(ctx context.Context, config Config) (KnownAnswer, error) {
 			if err := g.learnKeys(s); err != nil {
 				return err
 			}
-			active, _ := g.keys.current(labelDerive)
-			answer, err = g.knownAnswer(s, active)
+			answers, err = g.noteAnswers(s)
 			return err
 		})
 	})
-	return answer, err
+	return answers, err
 }
 
 // administer opens the module, logs in, lends a generation without keys and finalises the module.

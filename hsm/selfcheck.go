@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"crypto/hmac"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,8 +11,8 @@ import (
 	"ramzban/keyservice/seed"
 )
 
-// selfCheckHash and selfCheckContext are the derivation behind a KnownAnswer. A caller's context is CBOR of several
-// fields and cannot be this.
+// selfCheckHash and selfCheckContext are the derivation behind the key check value of a derivation master key.
+// A caller's context is CBOR of several fields and cannot be this.
 const (
 	selfCheckHash    = seed.SHA256
 	selfCheckContext = labelPrefix + purposeSelfCheck + "/" + scheme
@@ -26,10 +25,10 @@ func (g *generation) selfCheck(ctx context.Context) error {
 		if err := g.checkWrapping(s); err != nil {
 			return err
 		}
-		if err := g.checkKnownAnswers(s); err != nil {
+		if err := g.checkRefusals(s); err != nil {
 			return err
 		}
-		return g.checkRefusals(s)
+		return g.checkKnownAnswers(s)
 	})
 	if err == nil {
 		err = g.handles.settle(ctx)
@@ -38,51 +37,6 @@ func (g *generation) selfCheck(ctx context.Context) error {
 		return fmt.Errorf("HSM self-check: %w", err)
 	}
 	return nil
-}
-
-func (g *generation) checkKnownAnswers(s *session) error {
-	active, _ := g.keys.current(labelDerive)
-	known := false
-	for _, want := range g.cfg.KnownAnswers {
-		got, err := g.knownAnswer(s, want.Derive)
-		if err != nil {
-			return fmt.Errorf("known answer of %s: %w", want.Derive, err)
-		}
-		if !hmac.Equal(got.MAC, want.MAC) {
-			return fmt.Errorf("%s does not give the answer noted at the key ceremony: it is another key, or the HSM computes wrongly",
-				want.Derive)
-		}
-		known = known || want.Derive == active
-	}
-	if !known {
-		return fmt.Errorf("no known answer is configured for %s: give the one noted at its key ceremony", active)
-	}
-	return nil
-}
-
-// knownAnswer derives, wraps, unwraps and MACs, like an enrolment followed by a verification.
-func (g *generation) knownAnswer(s *session, derive seed.KeyRef) (KnownAnswer, error) {
-	a := KnownAnswer{Derive: derive}
-	if derive.Label != labelDerive {
-		return a, fmt.Errorf("%w: %s is not a derivation master key", seed.ErrKeyNotFound, derive)
-	}
-	key, err := g.keys.get(derive)
-	if err != nil {
-		return a, err
-	}
-	var w seed.Wrapped
-	err = s.withBorn(key, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
-		w, err = g.wrapForStore(s, born)
-		return err
-	})
-	if err != nil {
-		return a, err
-	}
-	err = g.withUnwrapped(s, w, func(h pkcs11.ObjectHandle) (err error) {
-		a.MAC, err = s.hmac(h, selfCheckHash, tagged(purposeSelfCheck))
-		return err
-	})
-	return a, err
 }
 
 // withUnwrapped unwraps a seed for verification, lends it to fn and destroys it, all on one session.
@@ -174,11 +128,8 @@ func (g *generation) checkRefusals(s *session) error {
 // checkSeedRefusals tries a seed unwrapped for verification, which must neither be read nor wrapped again.
 func (g *generation) checkSeedRefusals(s *session) error {
 	_, deriveKey := g.keys.current(labelDerive)
-	var w seed.Wrapped
-	err := s.withBorn(deriveKey, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
-		w, err = g.wrapForStore(s, born)
-		return err
-	})
+	wrap, _ := g.keys.current(labelWrap)
+	w, err := g.bornWrapped(s, deriveKey, wrap)
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func FindModule() (string, error) {
 		"\"dnf install softhsm\" (Fedora) or \"brew install softhsm\" (macOS), or set " + ModuleVariable + " to libsofthsm2.so")
 }
 
-// The files of a token's directory. The known answer is written last: where it is, the token is complete.
+// The files of a token's directory. The known answers are written last: where they are, the token is complete.
 const (
 	confFile   = "softhsm2.conf"
 	tokensDir  = "tokens"
@@ -142,14 +142,12 @@ func (t *Token) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := hsm.CreateKeys(ctx, t.Config())
-	if err != nil {
+	if t.KnownAnswers, err = hsm.CreateKeys(ctx, t.Config()); err != nil {
 		return err
 	}
-	t.KnownAnswers = []hsm.KnownAnswer{answer}
 	out, err := json.Marshal(t.KnownAnswers)
 	if err != nil {
-		return fmt.Errorf("known answer: %w", err)
+		return fmt.Errorf("known answers: %w", err)
 	}
 	return writeNew(t.path(answerFile), append(out, '\n'))
 }
@@ -161,7 +159,8 @@ func readAnswers(path string) ([]hsm.KnownAnswer, error) {
 	}
 	var answers []hsm.KnownAnswer
 	if err := json.Unmarshal(in, &answers); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w: another version may have made it: move its folder away, and every database that "+
+			"was made with it, and a new token will be made", path, err)
 	}
 	return answers, nil
 }

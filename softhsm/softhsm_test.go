@@ -72,6 +72,18 @@ func TestADamagedKnownAnswerIsNotReplaced(t *testing.T) {
 	require.ErrorContains(t, err, "known-answer.json")
 }
 
+// A token of an earlier version is refused by words that help; its keys stay.
+func TestAKnownAnswerOfAnEarlierVersionIsNotReplaced(t *testing.T) {
+	tok := softhsm.New(t)
+	old := []byte(`[{"derive":{"label":"derive","version":1},"mac":"AAAA"}]`)
+	require.NoError(t, os.WriteFile(filepath.Join(tok.Dir, "known-answer.json"), old, 0o600))
+	_, err := softhsm.Provision(t.Context(), tok.Dir)
+	require.ErrorContains(t, err, "known-answer.json")
+	require.ErrorContains(t, err, "move its folder away")
+	require.NotContains(t, err.Error(), "\n")
+	pseudonym(t, tok)
+}
+
 func TestNobodyElseCanReadAToken(t *testing.T) {
 	tok := softhsm.New(t)
 	found := 0
