@@ -29,6 +29,8 @@ type Config struct {
 	Guessing GuessingConfig `yaml:"guessing"`
 	// Clients maps certificates to named clients and persons and their roles. Who is not here may do nothing.
 	Clients []ClientConfig `yaml:"clients"`
+	// Limits bound how often one client may ask.
+	Limits LimitsConfig `yaml:"limits"`
 	// Log says what is logged, and how.
 	Log LogConfig `yaml:"log"`
 	// Timeouts bound how long things may take.
@@ -153,6 +155,18 @@ type ClientConfig struct {
 	Certificates []string `yaml:"certificates"`
 	// Roles are issuer, activator, courier, verifier, officer, auditor, operator.
 	Roles []string `yaml:"roles"`
+}
+
+// LimitsConfig bounds how often one client may ask. What is above is answered 429 and stands in no audit entry.
+type LimitsConfig struct {
+	// RequestsPerSecond is how many requests one client may make, on average.
+	RequestsPerSecond int `yaml:"requests_per_second"`
+	// RequestsAtOnce is how many it may make at once.
+	RequestsAtOnce int `yaml:"requests_at_once"`
+	// DenialsPerSecond is how many of them may be denied, on average: each denial is kept in the audit log.
+	DenialsPerSecond int `yaml:"denials_per_second"`
+	// DenialsAtOnce is how many may be denied at once.
+	DenialsAtOnce int `yaml:"denials_at_once"`
 }
 
 // LogConfig is the log, written to standard output.

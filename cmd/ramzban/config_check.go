@@ -28,7 +28,7 @@ func wrong(key, format string, a ...any) error {
 // Validate checks everything that can be checked without opening a file, a port or the HSM. Its errors name the key.
 func (c Config) Validate() error {
 	checks := []func() error{c.checkAddresses, c.checkPaths, c.checkHSM, c.checkProfiles, c.checkUses, c.checkGuessing,
-		c.checkClients, c.checkLog, c.checkTimeouts}
+		c.checkClients, c.checkLimits, c.checkLog, c.checkTimeouts}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
@@ -148,6 +148,18 @@ func (c Config) directory() (*authz.Directory, error) {
 		return nil, wrong("clients", "%v", err)
 	}
 	return d, nil
+}
+
+func (c Config) checkLimits() error {
+	for key, n := range map[string]int{
+		"limits.requests_per_second": c.Limits.RequestsPerSecond, "limits.requests_at_once": c.Limits.RequestsAtOnce,
+		"limits.denials_per_second": c.Limits.DenialsPerSecond, "limits.denials_at_once": c.Limits.DenialsAtOnce,
+	} {
+		if n < 1 || n > 1_000_000 {
+			return wrong(key, "must be between 1 and 1000000, not %d", n)
+		}
+	}
+	return nil
 }
 
 func (c Config) checkLog() error {

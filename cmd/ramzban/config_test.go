@@ -124,15 +124,19 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 			p.Digits = 5
 			c.Profiles["offline-60"] = p
 		},
-		"uses":                func(c *Config) { c.Uses = []string{"second pin"} },
-		"guessing":            func(c *Config) { c.Guessing.MaxMisses = 101 },
-		"clients":             func(c *Config) { c.Clients = nil },
-		"clients[0].roles":    func(c *Config) { c.Clients[0].Roles = nil },
-		"log.level":           func(c *Config) { c.Log.Level = "loud" },
-		"log.format":          func(c *Config) { c.Log.Format = "xml" },
-		"timeouts.request":    func(c *Config) { c.Timeouts.Request = 0 },
-		"timeouts.comparison": func(c *Config) { c.Timeouts.Comparison = Duration(25 * time.Hour) },
-		"timeouts.shutdown":   func(c *Config) { c.Timeouts.Shutdown = seconds(301) },
+		"uses":                       func(c *Config) { c.Uses = []string{"second pin"} },
+		"guessing":                   func(c *Config) { c.Guessing.MaxMisses = 101 },
+		"clients":                    func(c *Config) { c.Clients = nil },
+		"clients[0].roles":           func(c *Config) { c.Clients[0].Roles = nil },
+		"limits.requests_per_second": func(c *Config) { c.Limits.RequestsPerSecond = 0 },
+		"limits.requests_at_once":    func(c *Config) { c.Limits.RequestsAtOnce = -1 },
+		"limits.denials_per_second":  func(c *Config) { c.Limits.DenialsPerSecond = 0 },
+		"limits.denials_at_once":     func(c *Config) { c.Limits.DenialsAtOnce = 1_000_001 },
+		"log.level":                  func(c *Config) { c.Log.Level = "loud" },
+		"log.format":                 func(c *Config) { c.Log.Format = "xml" },
+		"timeouts.request":           func(c *Config) { c.Timeouts.Request = 0 },
+		"timeouts.comparison":        func(c *Config) { c.Timeouts.Comparison = Duration(25 * time.Hour) },
+		"timeouts.shutdown":          func(c *Config) { c.Timeouts.Shutdown = seconds(301) },
 	} {
 		t.Run(key, func(t *testing.T) {
 			c, err := parseConfig([]byte(exampleConfig))

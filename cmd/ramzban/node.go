@@ -58,6 +58,8 @@ func (n *node) open(ctx context.Context) error {
 	}
 	if n.api, err = api.New(api.Options{
 		Service: service, Directory: directory, TLS: conf, Log: n.log, Metrics: registry, Version: versionString(),
+		Requests:       api.Rate{PerSecond: float64(n.config.Limits.RequestsPerSecond), Burst: n.config.Limits.RequestsAtOnce},
+		Denials:        api.Rate{PerSecond: float64(n.config.Limits.DenialsPerSecond), Burst: n.config.Limits.DenialsAtOnce},
 		HandlerTimeout: time.Duration(n.config.Timeouts.Request), ComparisonTimeout: time.Duration(n.config.Timeouts.Comparison),
 	}); err != nil {
 		return err
