@@ -297,6 +297,46 @@ func TestFaultHangWhileReopeningIsFatal(t *testing.T) {
 	r.faults.Delay(0)
 }
 
+// A module that hangs while it is opened holds nobody up longer than they want to wait. It stays taken until the call
+// returns; what was opened too late is closed again.
+func TestFaultHangWhileOpeningEndsWithTheContext(t *testing.T) {
+	cfg, faults := faultyConfig(t)
+	openAgain := func() error {
+		h, err := hsm.Open(t.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		return h.Close()
+	}
+	require.NoError(t, openAgain())
+	for _, f := range []fault.Function{fault.Initialize, fault.GetSlotList, fault.OpenSession, fault.Login,
+		fault.FindObjectsInit, fault.DestroyObject} {
+		t.Run(f.String(), func(t *testing.T) {
+			before := faults.Calls(f)
+			faults.Delay(time.Hour, f)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			failed := make(chan error, 1)
+			go func() { _, err := hsm.Open(ctx, cfg); failed <- err }()
+			eventually(t, "the call to reach the module", func() bool { return faults.Calls(f) > before })
+			cancel()
+			select {
+			case err := <-failed:
+				unavailable(t, err)
+				require.ErrorIs(t, err, context.Canceled)
+				require.NotContains(t, err.Error(), "\n")
+			case <-time.After(10 * time.Second):
+				t.Fatal("Open does not heed its context")
+			}
+			require.ErrorContains(t, openAgain(), "already open")
+			faults.Delay(0)
+			eventually(t, "the module to be left", func() bool { return openAgain() == nil })
+			require.Zero(t, faults.Stats().Sessions)
+		})
+	}
+	require.Zero(t, faults.Stats().EarlyFinalizes)
+}
+
 // Keys that cannot be seen at the moment, because the login was lost once more while they were looked for, are an
 // outage like any other: no operation may say that the key of its record does not exist.
 func TestFaultKeysThatCannotBeSeenAreAnOutage(t *testing.T) {

@@ -54,11 +54,42 @@ var errClosed = errors.New("the HSM is closed")
 
 // Open loads the module, logs in to the labelled token, finds and checks the master keys and runs the self-check. Its
 // errors are one line and say what to do; ErrPIN is in that of a refused PIN. Close must be called before the same module is opened again.
+//
+// A call into a module cannot be cancelled: when ctx ends while one hangs, Open returns seed.ErrUnavailable and leaves
+// the call behind. The process should exit then: until the call returns, if ever, the module cannot be opened again.
 func Open(ctx context.Context, config Config) (*HSM, error) {
 	cfg, err := config.withDefaults()
 	if err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, waitError(ctx, "the HSM to be opened")
+	}
+	type result struct {
+		h   *HSM
+		err error
+	}
+	opened, abandoned := make(chan result), make(chan struct{})
+	go func() {
+		h, err := open(ctx, cfg)
+		select {
+		case opened <- result{h, err}:
+		case <-abandoned:
+			if h != nil {
+				_ = h.Close() // nobody is left to be told
+			}
+		}
+	}()
+	select {
+	case r := <-opened:
+		return r.h, r.err
+	case <-ctx.Done():
+		close(abandoned)
+		return nil, waitError(ctx, "the HSM to be opened: a call into its module has not returned")
+	}
+}
+
+func open(ctx context.Context, cfg Config) (*HSM, error) {
 	m, err := loadModule(&cfg)
 	if err != nil {
 		return nil, err
