@@ -47,6 +47,9 @@ type APIConfig struct {
 	Key string `yaml:"key"`
 	// ClientCA holds the CA certificates that client certificates must come from, a PEM file.
 	ClientCA string `yaml:"client_ca"`
+	// ClientCRL holds the current revocation list of each of those CAs, a PEM or DER file that is read again when it
+	// changes; without it, certificates are good until they expire.
+	ClientCRL string `yaml:"client_crl,omitempty"`
 }
 
 // OperatorConfig is the operator listener: /healthz, /readyz and /metrics.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -16,6 +18,17 @@ func newRegistry() *prometheus.Registry {
 	build.Set(1)
 	r.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
+}
+
+// crlMetric says when clients will be refused for want of a current revocation list; r is nil if there are none.
+func crlMetric(r *revocations) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ramzban_client_crl_expiry_seconds",
+		Help: "When the first of the clients' revocation lists expires, in Unix time; +Inf without lists."}, func() float64 {
+		if r == nil {
+			return math.Inf(1)
+		}
+		return float64(r.nextUpdate().Unix())
+	})
 }
 
 // decisions counts what the key service decided; it is its keyservice.Observer. No label holds a serial or a customer.

@@ -37,7 +37,7 @@ func newNode(c Config, log *slog.Logger) *node {
 
 // open opens the parts, the cheap ones to check first. Nobody is let in before the last one is open.
 func (n *node) open(ctx context.Context) error {
-	conf, err := n.config.API.tlsConfig()
+	conf, revoked, err := n.config.API.tlsConfig(n.log)
 	if err != nil {
 		return err
 	}
@@ -49,6 +49,7 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	registry := newRegistry()
+	registry.MustRegister(crlMetric(revoked))
 	service, err := n.openService(ctx, registry)
 	if err != nil {
 		return err

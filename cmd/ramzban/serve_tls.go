@@ -3,35 +3,75 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"syscall"
+	"time"
 )
 
-// tlsConfig reads the server's certificate and the CA of its clients.
-func (a APIConfig) tlsConfig() (*tls.Config, error) {
+// tlsConfig reads the server's certificate, the CA of its clients and, if configured, who of them is revoked.
+func (a APIConfig) tlsConfig(log *slog.Logger) (*tls.Config, *revocations, error) {
+	conf, authorities, err := a.certificates()
+	if err != nil || a.ClientCRL == "" {
+		return conf, nil, err
+	}
+	revoked, err := openRevocations(a.ClientCRL, authorities, log, time.Now)
+	if err != nil {
+		return nil, nil, wrong("api.client_crl", "%v", err)
+	}
+	conf.VerifyConnection = revoked.verify
+	return conf, revoked, nil
+}
+
+// certificates reads the server's certificate and the authorities of its clients.
+func (a APIConfig) certificates() (*tls.Config, []*x509.Certificate, error) {
 	if err := requirePrivate("api.key", a.Key); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cert, err := tls.LoadX509KeyPair(a.Certificate, a.Key)
 	if err != nil {
-		return nil, wrong("api.certificate", "%s with key %s cannot be used: %v: give a PEM certificate and its own key",
+		return nil, nil, wrong("api.certificate", "%s with key %s cannot be used: %v: give a PEM certificate and its own key",
 			a.Certificate, a.Key, err)
 	}
-	pem, err := os.ReadFile(a.ClientCA)
+	authorities, err := readCertificates(a.ClientCA)
 	if err != nil {
-		return nil, wrong("api.client_ca", "%v: give the CA of the clients' certificates", err)
+		return nil, nil, wrong("api.client_ca", "%v: give the CA of the clients' certificates", err)
 	}
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, wrong("api.client_ca", "%s holds no PEM certificate: give the CA of the clients' certificates", a.ClientCA)
+	for _, authority := range authorities {
+		pool.AddCert(authority)
 	}
 	return &tls.Config{
 		Certificates: []tls.Certificate{cert}, ClientCAs: pool,
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven,
-	}, nil
+	}, authorities, nil
+}
+
+// readCertificates reads every certificate of a PEM file.
+func readCertificates(path string) ([]*x509.Certificate, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var found []*x509.Certificate
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: certificate %d: %w", path, len(found)+1, err)
+		}
+		found = append(found, cert)
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%s holds no PEM certificate", path)
+	}
+	return found, nil
 }
 
 // listeners are the two ports. They are taken when the service can answer: until then a caller is refused at once, not
