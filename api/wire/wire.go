@@ -134,7 +134,7 @@ type AuditEntry struct {
 	Node       string    `json:"node" doc:"The deciding node"`
 	Actor      string    `json:"actor" doc:"Who asked"`
 	Action     string    `json:"action" doc:"What was asked" example:"otp.verify"`
-	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered" doc:"How it ended"`
+	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered,resumed" doc:"How it ended; an entry that was changed or removed in the database stands as tampered"`
 	Reason     string    `json:"reason,omitempty" doc:"Why it was refused"`
 	Serial     string    `json:"serial,omitempty" doc:"The token, if one was named" example:"402519938461"`
 	Use        string    `json:"use,omitempty" doc:"The use a password was checked for"`
@@ -143,6 +143,7 @@ type AuditEntry struct {
 	Revision   uint64    `json:"revision,omitempty" doc:"Of the token's record, afterwards"`
 	Next       uint64    `json:"next,omitempty" doc:"Lowest moving factor still acceptable, afterwards"`
 	Budget     uint64    `json:"budget,omitempty" doc:"Sequence number of the guess budget, afterwards"`
+	State      uint64    `json:"state,omitempty" doc:"Sequence number of the token's state, afterwards"`
 }
 
 // AuditAnswer is a page of the audit log (GET /v1/audit/entries?from=0&limit=100).
@@ -151,17 +152,17 @@ type AuditAnswer struct {
 	Next    uint64       `json:"next" doc:"Give as from to read on"`
 }
 
-// Discrepancy is a row older than the audit log says it must be.
+// Discrepancy is a place where the database is not what the audit log says it must be.
 type Discrepancy struct {
-	Serial string `json:"serial" doc:"The token" example:"402519938461"`
-	What   string `json:"what" enum:"record revision,next moving factor,guess budget" doc:"Which value went back"`
-	Logged uint64 `json:"logged" doc:"What the log says it was"`
+	Serial string `json:"serial,omitempty" doc:"The token; none for entries of the log itself" example:"402519938461"`
+	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,audit entry changed,audit entry missing" doc:"Which value went back, or what became of an entry"`
+	Logged uint64 `json:"logged" doc:"What the log says it was; for an entry, its index"`
 	Stored uint64 `json:"stored" doc:"What is stored now; 0 when the row is missing"`
 }
 
 // ComparisonAnswer compares the log with the stored state (GET /v1/audit/comparison).
 type ComparisonAnswer struct {
-	Discrepancies []Discrepancy `json:"discrepancies" doc:"Empty when nothing went back"`
+	Discrepancies []Discrepancy `json:"discrepancies" doc:"Empty when database and log agree"`
 }
 
 // Problem is an error (RFC 9457, application/problem+json).

@@ -116,7 +116,7 @@ func auditCompareCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "compare",
-		Short: "Compare the database with the audit log; fails if an older row was put back",
+		Short: "Compare the database with the audit log; fails if they differ",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			api, err := client.New(o)
@@ -148,7 +148,7 @@ func printComparison(w io.Writer, found []wire.Discrepancy, asJSON bool) error {
 		return err
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("the database is older than the audit log in %d places: suspend those tokens and find out who changed it", len(found))
+		return fmt.Errorf("the database is not what the audit log says in %d places: suspend those tokens and find out who changed it", len(found))
 	}
 	return nil
 }
