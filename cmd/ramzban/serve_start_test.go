@@ -67,10 +67,28 @@ func TestServeEndsWhenSystemdCannotBeTold(t *testing.T) {
 	requireOneLine(t, stderr, "telling systemd", "/nonexistent/notify")
 }
 
-// A module that hangs at the start does not keep SIGTERM from ending it: in time, in order, and with one line.
+// A module that hangs at the start does not keep SIGTERM from ending it.
 func TestSIGTERMEndsAHangingStart(t *testing.T) {
 	d := deploy(t)
 	d.launchHanging(t, d.hang(t))
+	d.endStart(t)
+}
+
+// Nor does what cannot be interrupted at all: here a file that never ends.
+func TestSIGTERMEndsAStartThatCannotBeInterrupted(t *testing.T) {
+	d := deploy(t)
+	d.config.HSM.KnownAnswerFile = filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(d.config.HSM.KnownAnswerFile, 0o600))
+	d.launch("serve", "--config", writeConfig(t, d.config))
+	writer, err := os.OpenFile(d.config.HSM.KnownAnswerFile, os.O_WRONLY, 0) // waits for the reader
+	require.NoError(t, err)
+	defer func() { _ = writer.Close() }()
+	d.endStart(t)
+}
+
+// endStart sends SIGTERM to a service that is not ready. It must end in time, in order, and with one line.
+func (d *deployment) endStart(t *testing.T) {
+	t.Helper()
 	began := time.Now()
 	require.NoError(t, d.terminate(), "%s", d.output())
 	require.Less(t, time.Since(began), stopStarting+10*time.Second)
