@@ -38,9 +38,11 @@ func (a *KnownAnswer) UnmarshalJSON(in []byte) error {
 	type plain KnownAnswer
 	d := json.NewDecoder(bytes.NewReader(in))
 	d.DisallowUnknownFields()
-	if err := d.Decode((*plain)(a)); err != nil {
+	var p plain // not a itself: what a held before must not stand in for what is missing
+	if err := d.Decode(&p); err != nil {
 		return fmt.Errorf("not a known answer as this version's key ceremony notes it: %w", err)
 	}
+	*a = KnownAnswer(p)
 	return a.validate()
 }
 
