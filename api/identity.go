@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net"
@@ -51,7 +53,7 @@ func (s *Server) timeout(r routeInfo) time.Duration {
 // identify finds out who asks, and whether it may ask again already. The handshake has verified the certificate; it may
 // have expired since.
 func (s *Server) identify(ctx *fasthttp.RequestCtx, x *exchange) *Problem {
-	leaf, err := verifiedLeaf(ctx, s.Clock())
+	leaf, err := verifiedLeaf(ctx, s.TLS, s.Clock())
 	if err == nil {
 		if caller, known := s.Directory.Lookup(certificateName(leaf)); known {
 			x.caller = caller
@@ -86,23 +88,34 @@ func (s *Server) unknown(leaf *x509.Certificate, x *exchange) *Problem {
 var (
 	errNoCertificate      = errors.New("no client certificate")
 	errCertificateExpired = errors.New("the client certificate has expired since the handshake")
+	errCertificateRevoked = errors.New("the client certificate has been withdrawn since the handshake")
 )
 
-// verifiedLeaf returns the client certificate that the handshake verified, if it is still valid.
-func verifiedLeaf(ctx *fasthttp.RequestCtx, now time.Time) (*x509.Certificate, error) {
+// verifiedLeaf returns the client certificate that the handshake verified, if it still would: what conf's VerifyConnection
+// looks at, such as a revocation list, may have changed.
+func verifiedLeaf(ctx *fasthttp.RequestCtx, conf *tls.Config, now time.Time) (*x509.Certificate, error) {
 	state := ctx.TLSConnectionState()
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return nil, errNoCertificate
 	}
-	if leaf := state.VerifiedChains[0][0]; !now.After(leaf.NotAfter) {
-		return leaf, nil
+	leaf := state.VerifiedChains[0][0]
+	if now.After(leaf.NotAfter) {
+		return nil, errCertificateExpired
 	}
-	return nil, errCertificateExpired
+	if conf.VerifyConnection != nil {
+		if err := conf.VerifyConnection(*state); err != nil {
+			return nil, fmt.Errorf("%w: %w", errCertificateRevoked, err)
+		}
+	}
+	return leaf, nil
 }
 
 func certificateCode(err error) string {
-	if errors.Is(err, errCertificateExpired) {
+	switch {
+	case errors.Is(err, errCertificateExpired):
 		return wire.CodeCertificateExpired
+	case errors.Is(err, errCertificateRevoked):
+		return wire.CodeCertificateRevoked
 	}
 	return wire.CodeCertificateRequired
 }

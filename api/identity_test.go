@@ -3,6 +3,8 @@ package api_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,4 +99,22 @@ func TestCertificateExpiresOnAnOpenConnection(t *testing.T) {
 	r := w.send("verifier", "POST", "/v1/verifications", verifyBody)
 	require.Equal(t, 401, r.status)
 	require.Equal(t, "certificate_expired", r.problem(t).Code)
+}
+
+// TestCertificateIsRevokedOnAnOpenConnection: nor does it outlive what else the handshake looked at.
+func TestCertificateIsRevokedOnAnOpenConnection(t *testing.T) {
+	var revoked atomic.Bool
+	w := start(t, &recorder{}, func(o *api.Options) {
+		o.TLS.VerifyConnection = func(tls.ConnectionState) error {
+			if revoked.Load() {
+				return errors.New("it is revoked")
+			}
+			return nil
+		}
+	})
+	require.Equal(t, 200, w.send("verifier", "POST", "/v1/verifications", verifyBody).status)
+	revoked.Store(true)
+	r := w.send("verifier", "POST", "/v1/verifications", verifyBody)
+	require.Equal(t, 401, r.status)
+	require.Equal(t, "certificate_revoked", r.problem(t).Code)
 }

@@ -83,8 +83,8 @@ var (
 		wire.CodeEncodingUnsupported, wire.CodeTooManyRequests, string(keyservice.CodeInvalid), string(keyservice.CodeInternal),
 	}
 	certified = []string{
-		wire.CodeCertificateRequired, wire.CodeCertificateExpired, wire.CodeCertificateUnknown, string(keyservice.CodeDenied),
-		string(keyservice.CodeHSMUnavailable), string(keyservice.CodeStorageUnavailable), string(keyservice.CodeStorageFull),
+		wire.CodeCertificateRequired, wire.CodeCertificateExpired, wire.CodeCertificateRevoked, wire.CodeCertificateUnknown,
+		string(keyservice.CodeDenied), string(keyservice.CodeHSMUnavailable), string(keyservice.CodeStorageUnavailable), string(keyservice.CodeStorageFull),
 		string(keyservice.CodeOutcomeUnknown), string(keyservice.CodeBusy),
 	}
 	bodied = []string{wire.CodeBodyRequired, wire.CodeBodyMalformed, wire.CodeMediaUnsupported}

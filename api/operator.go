@@ -111,7 +111,7 @@ func (o *Operator) admit(c *fiber.Ctx) error {
 	if o.TLS == nil {
 		return c.Next()
 	}
-	leaf, err := verifiedLeaf(c.Context(), o.Clock())
+	leaf, err := verifiedLeaf(c.Context(), o.TLS, o.Clock())
 	if err != nil {
 		return o.refuse(c, certificateCode(err), "")
 	}

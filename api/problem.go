@@ -31,6 +31,7 @@ type meaning struct {
 var meanings = map[string]meaning{
 	wire.CodeCertificateRequired: {401, "Client certificate required", "present a client certificate in the TLS handshake", 0},
 	wire.CodeCertificateExpired:  {401, "Client certificate expired", "connect again with a valid client certificate", 0},
+	wire.CodeCertificateRevoked:  {401, "Client certificate revoked", "connect again with a valid client certificate", 0},
 	wire.CodeCertificateUnknown:  {403, "Client certificate unknown", "the certificate is trusted, but no configured client has its name", 0},
 	wire.CodeTooManyRequests:     {429, "Too many requests", "asked too often, or denied too often: wait as long as Retry-After says", time.Second},
 	wire.CodeRouteNotFound:       {404, "No such route", "see /openapi.json for the routes", 0},

@@ -5,6 +5,7 @@ package wire
 const (
 	CodeCertificateRequired = "certificate_required"     // the connection carries no client certificate
 	CodeCertificateExpired  = "certificate_expired"      // it expired while the connection was open
+	CodeCertificateRevoked  = "certificate_revoked"      // it was withdrawn while the connection was open
 	CodeCertificateUnknown  = "certificate_unknown"      // it is trusted, but belongs to no configured client
 	CodeTooManyRequests     = "too_many_requests"        // this client asks more often than it may
 	CodeRouteNotFound       = "route_not_found"          // there is no such path
