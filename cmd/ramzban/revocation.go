@@ -14,8 +14,8 @@ import (
 const crlInterval = time.Minute
 
 // revocations refuses client certificates that their authority has revoked. It looks whether its file has changed when a
-// client connects, and keeps what it read last for as long as the new content cannot be used. Once a list has expired,
-// everyone it stands for is refused.
+// client connects or asks, and keeps what it read last for as long as the new content cannot be used. Once a list has
+// expired, everyone it stands for is refused.
 type revocations struct {
 	path        string
 	authorities []*x509.Certificate
@@ -51,7 +51,7 @@ func openRevocations(path string, authorities []*x509.Certificate, log *slog.Log
 	return r, nil
 }
 
-// verify is for tls.Config.VerifyConnection: it refuses a client if any certificate it was trusted by is revoked, or if
+// verify is for tls.Config.VerifyConnection, which the API asks at every request again: it refuses a client if any certificate it was trusted by is revoked, or if
 // that is not known. Callers without a certificate are let by; they may read the documentation and the time.
 func (r *revocations) verify(state tls.ConnectionState) error {
 	if len(state.VerifiedChains) == 0 {
