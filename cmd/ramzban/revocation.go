@@ -51,8 +51,8 @@ func openRevocations(path string, authorities []*x509.Certificate, log *slog.Log
 	return r, nil
 }
 
-// verify is for tls.Config.VerifyConnection, which the API asks at every request again: it refuses a client if any certificate it was trusted by is revoked, or if
-// that is not known. Callers without a certificate are let by; they may read the documentation and the time.
+// verify is for tls.Config.VerifyConnection, which the API asks again at every request: it refuses a client if any
+// certificate it was trusted by is revoked, or if that is not known. Callers without a certificate are let by; they may read the documentation and the time.
 func (r *revocations) verify(state tls.ConnectionState) error {
 	if len(state.VerifiedChains) == 0 {
 		return nil
