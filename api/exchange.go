@@ -165,7 +165,7 @@ func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange) {
 	if after := x.retryAfter(); after != "" {
 		h.Set(fiber.HeaderRetryAfter, after)
 	}
-	if s.lines.draining() {
+	if l, ours := ctx.Conn().(*line); s.lines.draining() || (ours && l.single()) {
 		h.SetConnectionClose()
 	}
 	took := time.Since(x.started)

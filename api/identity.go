@@ -73,6 +73,16 @@ func (s *Server) identify(ctx *fasthttp.RequestCtx, x *exchange) *Problem {
 	return s.unknown(leaf, x)
 }
 
+// isClient says whether a configured client is at the other end of a connection. Each request asks again: a certificate
+// expires.
+func (s *Server) isClient(state tls.ConnectionState) bool {
+	if len(state.VerifiedChains) == 0 {
+		return false
+	}
+	_, known := s.Directory.Lookup(certificateName(state.VerifiedChains[0][0]))
+	return known
+}
+
 // unknown refuses a certificate that is nobody's, and says in the log what to add to the configuration.
 func (s *Server) unknown(leaf *x509.Certificate, x *exchange) *Problem {
 	name := certificateName(leaf)

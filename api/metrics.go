@@ -36,7 +36,7 @@ func newMetrics(r prometheus.Registerer, l *lines) (*metrics, error) {
 			Name: "ramzban_tls_handshake_failures_total", Help: "TLS handshakes that failed, bad client certificates included.",
 		}),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ramzban_connections_refused_total", Help: "Connections closed because the limit was reached.",
+			Name: "ramzban_connections_refused_total", Help: "Connections closed at once because clients hold all there may be.",
 		}),
 		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ramzban_http_requests_limited_total",
@@ -45,8 +45,12 @@ func newMetrics(r prometheus.Registerer, l *lines) (*metrics, error) {
 	}
 	open := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ramzban_connections_open", Help: "Open connections of the API.",
-	}, func() float64 { return float64(l.count()) })
-	for _, c := range []prometheus.Collector{m.requests, m.latency, m.inFlight, m.handshakes, m.refused, m.limited, open} {
+	}, func() float64 { n, _ := l.count(); return float64(n) })
+	replaced := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "ramzban_connections_replaced_total",
+		Help: "Connections without a client's certificate, or without one yet, that were closed for another.",
+	}, func() float64 { _, n := l.count(); return float64(n) })
+	for _, c := range []prometheus.Collector{m.requests, m.latency, m.inFlight, m.handshakes, m.refused, m.limited, open, replaced} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("api: registering metrics: %w", err)
 		}

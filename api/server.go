@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"time"
 
@@ -42,7 +43,7 @@ type Options struct {
 	HeaderLimit       int           // 8 KiB; request line and header together
 	Requests          Rate          // 5000/s, 10000 at once; of one client, or of one address that shows no client's certificate
 	Denials           Rate          // 5/s, 50 at once; of one client's requests that it may not make, or of one unknown certificate
-	MaxConnections    int           // 4096; further ones are closed at once
+	MaxConnections    int           // 4096; an eighth of them for who shows no client's certificate
 	HandlerTimeout    time.Duration // 10 s; one use case, all waiting included
 	ComparisonTimeout time.Duration // 5 min; the comparison of audit log and store reads all of both
 	ReadTimeout       time.Duration // 10 s; handshake, and then each whole request
@@ -167,13 +168,13 @@ func serverTLS(base *tls.Config) (*tls.Config, error) {
 }
 
 // fiberConfig: Immutable because Fiber's strings else change when the request is over; multipart is not parsed because
-// fasthttp would inflate it before any limit; Fiber's own connection limit is above ours, because it writes to a
-// refused connection inside the accept loop, which a silent client can block.
+// fasthttp would inflate it before any limit; Fiber's own connection limit is never reached, because it shakes hands with
+// and writes to a refused connection inside the accept loop, which a silent client can block.
 func fiberConfig(o Options, failed fiber.ErrorHandler) fiber.Config {
 	return fiber.Config{
 		DisableStartupMessage: true, Immutable: true, CaseSensitive: true, StrictRouting: true,
 		BodyLimit: o.BodyLimit, ReadBufferSize: o.HeaderLimit, DisablePreParseMultipartForm: true,
-		Concurrency: 2*o.MaxConnections + 16,
+		Concurrency: math.MaxInt32,
 		ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, IdleTimeout: o.IdleTimeout,
 		ErrorHandler: failed,
 	}

@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"ramzban/api"
 )
 
 func (w *world) shutdown(t *testing.T, timeout time.Duration) error {
@@ -160,23 +158,4 @@ func TestShutdownCutsOffWhatDoesNotEnd(t *testing.T) {
 	require.ErrorIs(t, w.shutdown(t, 50*time.Millisecond), context.DeadlineExceeded)
 	require.Error(t, <-failed)
 	close(release)
-}
-
-// TestConnectionLimit: a connection above the limit is closed at once; a silent one holds nobody up.
-func TestConnectionLimit(t *testing.T) {
-	w := start(t, &recorder{}, func(o *api.Options) { o.MaxConnections = 2 })
-	bare, err := net.Dial("tcp", w.addr)
-	require.NoError(t, err)
-	defer func() { _ = bare.Close() }()
-	require.Equal(t, 200, w.send("verifier", "POST", "/v1/verifications", verifyBody).status)
-	h := httpClient(w.tls("issuer"))
-	defer h.CloseIdleConnections()
-	_, err = w.try(h, "POST", "/v1/tokens/1/suspend", "")
-	require.Error(t, err)
-	require.Contains(t, w.gather(t), "ramzban_connections_refused_total 1")
-	require.NoError(t, bare.Close())
-	require.Eventually(t, func() bool {
-		r, err := w.try(h, "POST", "/v1/tokens/1/suspend", "")
-		return err == nil && r.status == 200
-	}, 5*time.Second, 10*time.Millisecond)
 }
