@@ -174,6 +174,9 @@ func TestBadActivations(t *testing.T) {
 		{"a key with more behind it", "activator", path, but(func(r *wire.ActivationRequest) { r.Device.PublicKey = append(good.Device.PublicKey[:294:294], 0) }), 422, "device_key_invalid", 0},
 		{"a key that is not base64", "activator", path, asMap(t, good, "public_key", "%%%"), 422, "request_invalid", 0},
 		{"a confirmation too early", "activator", "/v1/tokens/" + issued.Serial + "/confirmation", wire.ConfirmationRequest{Proof: []byte("x")}, 409, "transition_not_allowed", 0},
+		{"no code id", "courier", "/v1/codes/x/collection", nil, 404, "code_not_found", 0},
+		{"a code id in capitals", "courier", "/v1/codes/" + strings.Repeat("A", 32) + "/collection", nil, 404, "code_not_found", 0},
+		{"an endless code id", "courier", "/v1/codes/" + strings.Repeat("0", 6000) + "/collection", nil, 404, "code_not_found", 0},
 		{"an unknown code id", "courier", "/v1/codes/" + strings.Repeat("0", 32) + "/collection", nil, 404, "code_not_found", 0},
 	}
 	for name, k := range weakKeys(t, key) {

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -62,4 +63,58 @@ func FuzzBodies(f *testing.F) {
 		}
 		require.NotContains(t, b.log.take(), unique)
 	})
+}
+
+// FuzzPaths puts any text in the place of a path's or query's parameter, on every route that has one, through the whole
+// real service: never a fault of the server, and nothing of it in an answer or the log.
+func FuzzPaths(f *testing.F) {
+	b := openBank(f)
+	routes := parameterRoutes(f, b)
+	for _, row := range routes {
+		b.as(string(row.role))
+	}
+	for _, value := range []string{
+		b.issue(1).Serial, luhn("00000000000"), "5d0f6f3c1b7e49a2b8a1c2d3e4f50617", strings.Repeat("0", 32), strings.Repeat("0", 2000), marker, "", " ", "\x00", "\xff",
+		".", "..", "../../time", "%2e%2e%2f", "a/b", "?x=1", "#", "{id}", "۴۰۲۵۱۹۹۳۸۴۶۱", "18446744073709551615", "-1", "1e9", "1&from=2", "a;b", "a\r\nX: y",
+		"00000000\x0000000000", strings.Repeat("\xff", 600), "5D0F6F3C1B7E49A2B8A1C2D3E4F50617",
+	} {
+		for i := range routes {
+			f.Add(uint8(i), value)
+		}
+	}
+	f.Fuzz(func(t *testing.T, route uint8, value string) {
+		row, unique := routes[int(route)%len(routes)], rand.Text()
+		value = strings.ReplaceAll(value[:min(len(value), 2000)], marker, unique)
+		method, path, _ := strings.Cut(row.route, " ")
+		path = parameter.ReplaceAllLiteralString(path, strings.ReplaceAll(url.PathEscape(value), ".", "%2E"))
+		if !strings.Contains(row.route, "{") {
+			path += "?from=" + url.QueryEscape(value) + "&limit=" + url.QueryEscape(value)
+		}
+		b.log.take()
+		r, err := b.try(b.as(string(row.role)), strings.ToUpper(method), path, row.body)
+		require.NoError(t, err)
+		require.Less(t, r.status, 500, r.body)
+		if r.status >= 400 {
+			r.problem(t)
+			require.NotContains(t, r.body, unique)
+		}
+		require.NotContains(t, b.log.take(), unique)
+	})
+}
+
+var parameter = regexp.MustCompile(`\{[a-z]+\}`)
+
+// parameterRoutes are the rows of the role matrix whose documented route has a parameter.
+func parameterRoutes(t testing.TB, b *bank) []matrixRow {
+	t.Helper()
+	d := b.document(t)
+	var with []matrixRow
+	for _, row := range matrix(luhn("00000000000")) {
+		method, path, _ := strings.Cut(row.route, " ")
+		if len(d.Paths[path][method].Parameters) > 0 {
+			with = append(with, row)
+		}
+	}
+	require.Len(t, with, 9)
+	return with
 }

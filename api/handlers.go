@@ -26,7 +26,7 @@ type (
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
 	}
 	codeInput struct {
-		ID string `path:"id" doc:"Id of the activation, from the issuer" example:"5d0f6f3c1b7e49a2b8a1c2d3e4f50617"`
+		ID string `path:"id" doc:"Id of the activation, from the issuer: 32 lower-case hexadecimal digits" example:"5d0f6f3c1b7e49a2b8a1c2d3e4f50617"`
 	}
 	auditInput struct {
 		From  uint64 `query:"from" default:"0" doc:"Index of the first entry wanted"`

@@ -42,7 +42,11 @@ type operation struct {
 	} `json:"requestBody"`
 	Parameters []struct {
 		Name        string `json:"name"`
+		In          string `json:"in"`
 		Description string `json:"description"`
+		Schema      struct {
+			Pattern string `json:"pattern"`
+		} `json:"schema"`
 	} `json:"parameters"`
 	Responses map[string]struct {
 		Description string           `json:"description"`
@@ -92,6 +96,11 @@ func TestOpenAPIIsComplete(t *testing.T) {
 			}
 			for _, p := range op.Parameters {
 				require.NotEmpty(t, p.Description, where+" "+p.Name)
+				if p.In == "path" {
+					form := regexp.MustCompile(p.Schema.Pattern)
+					require.True(t, form.MatchString("402519938461") || form.MatchString("5d0f6f3c1b7e49a2b8a1c2d3e4f50617"), where)
+					require.False(t, form.MatchString(""), where)
+				}
 			}
 			require.Contains(t, op.Responses["429"].Content["application/problem+json"].Examples, "too_many_requests", where)
 			for status, r := range op.Responses {

@@ -118,8 +118,27 @@ func (s *Server) register() error {
 	s.routes = routeTable{long: map[string]bool{}, names: map[string]bool{"body": true, "query": true, "path": true}}
 	s.huma = humafiber.New(s.app, humaConfig(s.Version))
 	s.useCases()
+	describePaths(s.huma.OpenAPI())
 	s.routes.learn(s.huma.OpenAPI())
 	return s.documents()
+}
+
+// describePaths documents the form of path parameters. It is written down after the routes were registered so that huma
+// does not enforce it: the use cases say what is wrong with a serial or an id, after they have asked who wants to know.
+func describePaths(doc *huma.OpenAPI) {
+	forms := map[string]string{"serial": "^[0-9]{12}$", "id": "^[0-9a-f]{32}$"}
+	for _, item := range doc.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post} {
+			if op == nil {
+				continue
+			}
+			for _, p := range op.Parameters {
+				if p.In == "path" {
+					p.Schema.Pattern = forms[p.Name]
+				}
+			}
+		}
+	}
 }
 
 // routeTable is what the edge knows of the routes before Fiber has found one.
