@@ -12,6 +12,12 @@
 // errors nor values that it cannot read. So there is no value log to collect garbage in; Badger's compactors
 // drop overwritten and deleted rows as soon as no snapshot needs them.
 //
+// # In memory
+//
+// A cache of at most 64 MiB holds the rows used last, as of the last durable batch; see rowCache. Most reads and
+// preconditions need no more than that. It does not hold values over 4 KiB, the Sequencer's rows, or what a scan sees.
+// Besides there are Badger's four memtables of 21 MiB, and filters and indexes of its tables in the page cache.
+//
 // # When something is wrong
 //
 // A full disk is refused in time (ErrNoSpace) and service resumes by itself. After any error of the engine nothing is
@@ -66,6 +72,7 @@ type Options struct {
 	FreeSpace func(dir string) (uint64, error) // bytes free for this process; nil: asks the file system
 
 	memTable int64                           // bytes; 0: memTableSize
+	cache    int                             // bytes of the row cache; 0: cacheSize
 	noSync   bool                            // only to show that the power-cut test sees
 	commitAt func(*badger.Txn, uint64) error // nil: Txn.CommitAt; tests let it fail
 }
@@ -82,6 +89,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.memTable == 0 {
 		o.memTable = memTableSize
+	}
+	if o.cache == 0 {
+		o.cache = cacheSize
 	}
 	if o.commitAt == nil {
 		o.commitAt = func(txn *badger.Txn, ts uint64) error { return txn.CommitAt(ts, nil) }
@@ -136,7 +146,11 @@ func open(o Options, lock *os.File) (*Store, error) {
 		return nil, corrupt(o.Dir, errors.Join(err, db.Close()))
 	}
 	o.Log.Info("database opened", "dir", o.Dir, "batch", batch, "next_index", next, "took", time.Since(began))
-	s := &Store{opts: o, db: db, lock: lock, reads: newReaders(db, batch)}
+	rows, err := newRowCache(o.cache)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	s := &Store{opts: o, db: db, lock: lock, reads: newReaders(db, rows, batch)}
 	s.commits = newCommitter(s, batch, next)
 	go s.commits.run()
 	return s, nil

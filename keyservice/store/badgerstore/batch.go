@@ -14,7 +14,8 @@ type batch struct {
 	first    uint64      // index of its first accepted member
 	txn      *badger.Txn // its rows
 	durable  *badger.Txn // the state before it
-	written  map[store.Key]store.Version
+	rows     *readers    // the state before it, as far as it is in memory
+	written  map[store.Key]write
 	accepted []*member // in index order
 	refused  []*member // a precondition does not hold
 }
@@ -27,7 +28,8 @@ func (c *committer) prepare(members []*member) (*batch, error) {
 		first:   c.next,
 		txn:     c.s.db.NewTransactionAt(c.batch, true),
 		durable: c.s.db.NewTransactionAt(c.batch, false),
-		written: make(map[store.Key]store.Version),
+		rows:    c.s.reads,
+		written: make(map[store.Key]write, 2*len(members)),
 	}
 	defer b.durable.Discard()
 	if err := b.fill(members); err != nil {
@@ -68,27 +70,35 @@ func (b *batch) fill(members []*member) error {
 
 func (b *batch) holds(require []store.Require) (bool, error) {
 	for _, r := range require {
-		version, ok := b.written[r.Key]
-		if !ok {
-			item, err := get(b.durable, r.Key)
-			if err != nil {
-				return false, err
-			}
-			version = item.Version
-		}
-		if version != r.Version {
-			return false, nil
+		version, err := b.version(r.Key)
+		if err != nil || version != r.Version {
+			return false, err
 		}
 	}
 	return true, nil
 }
 
+// version returns a row's version as the next member sees it.
+func (b *batch) version(k store.Key) (store.Version, error) {
+	if w, ok := b.written[k]; ok {
+		return w.row(b.number).version, nil
+	}
+	if r, ok := b.rows.known(k); ok {
+		return r.version, nil
+	}
+	item, err := get(b.durable, k)
+	if err != nil {
+		return 0, err
+	}
+	b.rows.learn(item)
+	return item.Version, nil
+}
+
 func (b *batch) write(w write) error {
+	b.written[w.key] = w
 	if w.deletes {
-		b.written[w.key] = 0
 		return b.set(b.txn.Delete([]byte(w.key)))
 	}
-	b.written[w.key] = store.Version(b.number)
 	return b.set(b.txn.Set([]byte(w.key), w.value))
 }
 
@@ -125,7 +135,7 @@ func (b *batch) addEntries(sequencer store.Sequencer) error {
 		if err := checkPut(p); err != nil {
 			return err
 		}
-		if err := b.write(write{key: p.Key, value: p.Value}); err != nil {
+		if err := b.write(write{key: p.Key, value: p.Value, logged: true}); err != nil {
 			return err
 		}
 	}

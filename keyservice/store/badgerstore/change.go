@@ -41,6 +41,15 @@ type write struct {
 	key     store.Key
 	value   []byte
 	deletes bool
+	logged  bool // the Sequencer's: hardly ever read
+}
+
+// row returns what the write leaves when the batch has this number.
+func (w write) row(batch uint64) held {
+	if w.deletes {
+		return held{}
+	}
+	return held{value: w.value, version: store.Version(batch)}
 }
 
 func (w write) weight() weight {

@@ -110,7 +110,7 @@ func (c *committer) collect() []*member {
 	if first == nil {
 		return nil
 	}
-	runtime.Gosched() // the callers just answered come back now; without it the next batch would be the first of them alone
+	c.letCome()
 	members, total := []*member{first}, first.weight
 	for {
 		select {
@@ -126,6 +126,15 @@ func (c *committer) collect() []*member {
 		default:
 			return members
 		}
+	}
+}
+
+// letCome gives way to those who are about to queue, above all the callers just answered, as long as more come. Without
+// it the next batch would be the first of them alone.
+func (c *committer) letCome() {
+	for before := -1; before < len(c.queue); {
+		before = len(c.queue)
+		runtime.Gosched()
 	}
 }
 
@@ -154,7 +163,7 @@ func (c *committer) commit(members []*member) {
 			return
 		}
 		c.batch, c.next = b.number, b.first+uint64(len(b.accepted))
-		c.s.reads.advance(c.batch)
+		c.s.reads.advance(c.batch, b.written)
 	}
 	for i, m := range b.accepted {
 		m.done <- answer{index: b.first + uint64(i)}

@@ -10,13 +10,19 @@ import (
 	"ramzban/keyservice/store/storetest"
 )
 
+// TestConformance runs the suite also with a cache so small that rows come and go all the time, and that some of the
+// rows that are read together are in it and some are not.
 func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Harness {
-		dir := t.TempDir()
-		return storetest.Harness{Open: func(t testing.TB, seq store.Sequencer) storetest.Store {
-			return openTest(t, Options{Dir: dir, Sequencer: seq})
-		}}
-	})
+	for name, cache := range map[string]int{"cache": 0, "cache of four rows": 4 * (cacheEntry + 20)} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T) storetest.Harness {
+				dir := t.TempDir()
+				return storetest.Harness{Open: func(t testing.TB, seq store.Sequencer) storetest.Store {
+					return openTest(t, Options{Dir: dir, Sequencer: seq, cache: cache})
+				}}
+			})
+		})
+	}
 }
 
 // openTest opens a database, without log output unless o says so. It is closed at the end of the test at the latest.

@@ -17,6 +17,7 @@ const (
 	memTables      = 3        // waiting to be flushed, besides the one being filled: at most 4 × 21 MiB of heap
 	levelZero      = 4        // tables at level 0 that start a compaction
 	levelZeroStall = 8        // and that make commits wait for it
+	baseLevel      = 64 << 20 // of the level that level 0 is merged into: as much as is merged at once
 	compactors     = 3        // the third one also cleans the last level
 	valueThreshold = 1 << 20  // values below it are kept out of the value log; store.MaxValue is smaller
 	valueLogSize   = 1 << 20  // the smallest there is, as it stays empty
@@ -38,6 +39,7 @@ func badgerOptions(o Options) badger.Options {
 		WithNumLevelZeroTablesStall(levelZeroStall).
 		WithNumCompactors(compactors).
 		WithMaxLevels(maxLevels).
+		WithBaseLevelSize(baseLevel).
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).

@@ -11,12 +11,13 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// readers knows the last durable batch and which batches are being read, so that compaction drops nothing that a reader
-// needs and the database is not closed under one.
+// readers knows the last durable batch, some of its rows, and which batches are being read, so that compaction drops
+// nothing that a reader needs and the database is not closed under one.
 type readers struct {
 	db *badger.DB
 
 	mu      sync.Mutex     // held while the discard timestamp is set, so that no pin can slip below it
+	rows    *rowCache      // as of durable
 	idle    *sync.Cond     // signalled when running becomes 0
 	durable uint64         // number of the last batch on stable storage
 	pins    map[uint64]int // batches being read, with the number of their readers
@@ -24,18 +25,25 @@ type readers struct {
 	closed  bool
 }
 
-func newReaders(db *badger.DB, durable uint64) *readers {
-	r := &readers{db: db, pins: make(map[uint64]int)}
+func newReaders(db *badger.DB, rows *rowCache, durable uint64) *readers {
+	r := &readers{db: db, rows: rows, pins: make(map[uint64]int)}
 	r.idle = sync.NewCond(&r.mu)
-	r.advance(durable)
+	r.advance(durable, nil)
 	return r
 }
 
 // advance makes a batch visible: it is durable.
-func (r *readers) advance(batch uint64) {
+func (r *readers) advance(batch uint64, written map[store.Key]write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.durable = batch
+	for k, w := range written {
+		if w.logged {
+			r.rows.forget(k)
+		} else {
+			r.rows.put(k, w.row(batch))
+		}
+	}
 	oldest := batch
 	for pinned := range r.pins {
 		oldest = min(oldest, pinned)
@@ -108,27 +116,89 @@ func (s *Store) Get(ctx context.Context, keys ...store.Key) ([]store.Item, error
 			return nil, err
 		}
 	}
-	batch, err := s.reads.pin()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	items := make([]store.Item, len(keys))
+	missing, batch, err := s.reads.lookUp(keys, items)
 	if err != nil {
 		return nil, err
 	}
-	defer s.reads.unpin(batch)
-	items := make([]store.Item, len(keys))
-	err = s.reads.read(batch, func(txn *badger.Txn) error {
-		for i, k := range keys {
+	for i := range items {
+		if items[i].Version > 0 {
+			items[i].Value = append([]byte{}, items[i].Value...)
+		}
+	}
+	if len(missing) > 0 {
+		err = s.reads.fetch(ctx, batch, keys, items, missing)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+// lookUp sets the items that are in the cache; their values are shared with it. It returns which are missing, and then
+// pins the batch as of which the others are.
+func (r *readers) lookUp(keys []store.Key, items []store.Item) (missing []int, batch uint64, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, 0, ErrClosed
+	}
+	for i, k := range keys {
+		if known, ok := r.rows.get(k); ok {
+			items[i] = store.Item{Key: k, Value: known.value, Version: known.version}
+			continue
+		}
+		missing = append(missing, i)
+		r.rows.lease(k, r.durable)
+	}
+	if len(missing) > 0 {
+		r.pins[r.durable]++
+	}
+	return missing, r.durable, nil
+}
+
+// fetch reads the missing items from Badger, fills the cache with them and unpins the batch.
+func (r *readers) fetch(ctx context.Context, batch uint64, keys []store.Key, items []store.Item, missing []int) error {
+	defer r.unpin(batch)
+	err := r.read(batch, func(txn *badger.Txn) (err error) {
+		for _, i := range missing {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if items[i], err = get(txn, k); err != nil {
+			if items[i], err = get(txn, keys[i]); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, i := range missing {
+		if err != nil {
+			r.rows.release(keys[i], batch)
+		} else {
+			r.rows.fill(items[i], batch)
+		}
 	}
-	return items, nil
+	return err
+}
+
+// known returns a row of the last durable batch if it is in the cache.
+func (r *readers) known(k store.Key) (held, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rows.get(k)
+}
+
+// learn takes a row of the last durable batch; the item's value is the cache's from now on. Only the committer may call
+// it: nobody else knows that the batch is still the last.
+func (r *readers) learn(i store.Item) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows.put(i.Key, held{i.Value, i.Version})
 }
 
 func get(txn *badger.Txn, k store.Key) (store.Item, error) {
