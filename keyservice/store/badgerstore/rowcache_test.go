@@ -194,7 +194,9 @@ func TestCacheIsBounded(t *testing.T) {
 		c, err := newRowCache(limit)
 		require.NoError(t, err)
 		for i := range 3 * limit / (size + cacheEntry) {
-			c.put(store.Key(fmt.Sprintf("s/%012d", i)), held{make([]byte, size), store.Version(i)})
+			key := store.Key(fmt.Sprintf("s/%012d", i))
+			c.put(key, held{make([]byte, size/2), store.Version(i)})
+			c.put(key, held{make([]byte, size), store.Version(i + 1)})
 		}
 		heap := int64(liveHeap()) - int64(before)
 		t.Logf("values of %d bytes: %d rows, %d bytes counted, %d of heap", size, c.rows.Len(), c.size, heap)
