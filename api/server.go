@@ -41,7 +41,7 @@ type Options struct {
 
 	BodyLimit         int           // 16 KiB; a longer body is refused
 	HeaderLimit       int           // 8 KiB; request line and header together
-	Requests          Rate          // 5000/s, 10000 at once; of one client, or of one address that shows no client's certificate
+	Requests          Rate          // 20000/s, 40000 at once; of one client, or of one address that shows no client's certificate
 	Denials           Rate          // 5/s, 50 at once; of one client's requests that it may not make, or of one unknown certificate
 	MaxConnections    int           // 4096; an eighth of them for who shows no client's certificate
 	HandlerTimeout    time.Duration // 10 s; one use case, all waiting included
@@ -58,7 +58,7 @@ const (
 )
 
 var (
-	defaultRequests = Rate{PerSecond: 5000, Burst: 10_000}
+	defaultRequests = Rate{PerSecond: 20_000, Burst: 40_000}
 	defaultDenials  = Rate{PerSecond: 5, Burst: 50}
 )
 
