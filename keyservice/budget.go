@@ -8,8 +8,8 @@ import (
 // GuessLimits bounds guessing: how soon misses make a customer wait, and how many guesses are looked at in a window
 // (RFC 4226 section 7.3; NIST SP 800-63B allows at most 100 consecutive failures).
 type GuessLimits struct {
-	FreeMisses int           // misses in a row without a delay
-	BaseDelay  time.Duration // the delay after one miss more; doubles with each further one
+	FreeMisses int           // misses in a row after which a delay begins
+	BaseDelay  time.Duration // the first delay; doubles with each further miss
 	MaxDelay   time.Duration // the longest delay
 	WindowDays int           // length of the window in days of 24 hours, UTC
 	MaxMisses  int           // misses within the window after which the subject and use are locked
