@@ -3,7 +3,6 @@ package keyservice
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -192,7 +191,7 @@ func (s *Service) checkUses(uses []string) error {
 	seen := map[string]bool{}
 	for _, u := range uses {
 		if !slices.Contains(s.Uses, u) || seen[u] {
-			return &Error{Code: CodeInvalid, Detail: fmt.Sprintf("each use must be one of %v, and given once", s.Uses)}
+			return &Error{Code: CodeInvalid, Detail: "each use must be " + oneOf(s.Uses) + ", and given once"}
 		}
 		seen[u] = true
 	}
@@ -200,6 +199,22 @@ func (s *Service) checkUses(uses []string) error {
 		return &Error{Code: CodeInvalid, Detail: "a token needs at least one use"}
 	}
 	return nil
+}
+
+// oneOf lists alternatives as a sentence does.
+func oneOf[S ~string](all []S) string {
+	list := ""
+	for i, s := range all {
+		switch {
+		case i == 0:
+		case i == len(all)-1:
+			list += " or "
+		default:
+			list += ", "
+		}
+		list += string(s)
+	}
+	return list
 }
 
 func checkSubject(class string, subject seed.Subject) error {

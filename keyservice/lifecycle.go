@@ -114,7 +114,7 @@ func (s *Service) Deactivate(ctx context.Context, c authz.Caller, serial string)
 func (s *Service) transition(ctx context.Context, c authz.Caller, a authz.Action, serial string, to Status, from ...Status) (Status, error) {
 	err := s.change(ctx, c, a, serial, func(t token) (token, *Error, error) {
 		if !slices.Contains(from, t.Status) {
-			return t, notWhile(t.Status, fmt.Sprintf("only from %v can a token become %s", from, to)), nil
+			return t, notWhile(t.Status, fmt.Sprintf("only from %s can a token become %s", oneOf(from), to)), nil
 		}
 		t.Status = to
 		if to == Deactivated {

@@ -54,6 +54,9 @@ func (s *Service) Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (
 	if err := otp.CheckDigits(r.OTP); err != nil {
 		return Verdict{}, &Error{Code: CodeOTPMalformed, Detail: err.Error()}
 	}
+	if !slices.Contains(s.Uses, r.Use) {
+		return Verdict{}, &Error{Code: CodeInvalid, Detail: "use must be " + oneOf(s.Uses)}
+	}
 	unlock, err := s.locks.lock(ctx, r.Serial)
 	if err != nil {
 		return Verdict{}, err
@@ -165,13 +168,9 @@ func matches(mac seed.MAC, digits int, factor uint64, typed seed.Password) (bool
 
 // refused makes a verdict that changes nothing but the log.
 func (s *Service) refused(t token, r VerifyRequest, why Reason, wait time.Duration) (Verdict, decision, error) {
-	use := r.Use
-	if !slices.Contains(s.Uses, use) {
-		use = "" // not a use: it may be anything, so it does not go into the log
-	}
 	return Verdict{Reason: why, RetryAfter: wait}, decision{
 		change: store.Change{Require: t.require},
-		entry:  audit.Entry{Outcome: audit.Refused, Reason: string(why), Use: use},
+		entry:  audit.Entry{Outcome: audit.Refused, Reason: string(why), Use: r.Use},
 	}, nil
 }
 

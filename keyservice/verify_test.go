@@ -185,6 +185,9 @@ func TestATokenServesOnlyItsUses(t *testing.T) {
 	v, err := w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "login", OTP: p.password()})
 	require.NoError(t, err)
 	require.Equal(t, ReasonNotConnected, v.Reason)
+	_, err = w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "6037991234567893", OTP: p.password()})
+	require.Equal(t, CodeInvalid, CodeOf(err), "what is no use is a mistake of the caller, not of the customer")
+	require.Contains(t, err.Error(), "second-pin or login")
 	require.True(t, w.try(p, p.password()).Accepted, "and the password is not used up")
 }
 
