@@ -85,6 +85,16 @@ var classes = map[pkcs11.Error]class{
 // again without repairing that uses up the tries that are left.
 var ErrPIN = errors.New("refused the PIN")
 
+// ErrConfiguration is in the error of Open when there is no such module, it cannot be loaded, or no token has the label:
+// opening again does not help before Config, or what is installed, is corrected.
+var ErrConfiguration = errors.New("HSM configuration")
+
+// misconfigured is an error that is ErrConfiguration without saying so a second time.
+type misconfigured struct{ error }
+
+func (m misconfigured) Unwrap() error        { return m.error }
+func (m misconfigured) Is(target error) bool { return target == ErrConfiguration }
+
 // Causes that no CKR names. Both mean that handles cannot be trusted any more.
 var (
 	// errOwnerLost: the module closed a session that owned seeds; they are gone, and their numbers may come again.

@@ -29,7 +29,7 @@ var openModules = struct {
 
 func loadModule(cfg *Config) (*module, error) {
 	if _, err := os.Stat(cfg.Module); err != nil {
-		return nil, fmt.Errorf("PKCS#11 module: %w: install the HSM's client software, or correct hsm.module", err)
+		return nil, misconfigured{fmt.Errorf("PKCS#11 module: %w: install the HSM's client software, or correct hsm.module", err)}
 	}
 	openModules.Lock()
 	defer openModules.Unlock()
@@ -38,7 +38,7 @@ func loadModule(cfg *Config) (*module, error) {
 	}
 	p := pkcs11.New(cfg.Module)
 	if p == nil {
-		return nil, fmt.Errorf("%s cannot be loaded as a PKCS#11 module: check hsm.module and the libraries it needs (ldd)", cfg.Module)
+		return nil, misconfigured{fmt.Errorf("%s cannot be loaded as a PKCS#11 module: check hsm.module and the libraries it needs (ldd)", cfg.Module)}
 	}
 	openModules.paths[cfg.Module] = true
 	return &module{cfg: cfg, p: p}, nil
@@ -121,13 +121,16 @@ func (m *module) explain(err error) error {
 	code, ok := ckr(err)
 	switch {
 	case !ok:
-		return fmt.Errorf("no PKCS#11 token is labelled %q: initialise it, or correct hsm.token_label: %w", m.cfg.TokenLabel, err)
+		return misconfigured{fmt.Errorf("no PKCS#11 token is labelled %q: initialise it, or correct hsm.token_label: %w", m.cfg.TokenLabel, err)}
 	case code == pkcs11.CKR_PIN_LOCKED:
 		return fmt.Errorf("PKCS#11 token %q %w: it is locked: the HSM's security officer must reset it: %w",
 			m.cfg.TokenLabel, ErrPIN, code)
 	case classes[code] == classPIN:
 		return fmt.Errorf("PKCS#11 token %q %w: correct it; it is not tried again, since wrong tries lock it: %w",
 			m.cfg.TokenLabel, ErrPIN, code)
+	}
+	if code == pkcs11.CKR_GENERAL_ERROR {
+		return fmt.Errorf("open PKCS#11 token %q: %w: check hsm.environment and the module's own configuration", m.cfg.TokenLabel, code)
 	}
 	return fmt.Errorf("open PKCS#11 token %q: %w", m.cfg.TokenLabel, code)
 }

@@ -3,12 +3,16 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"ramzban/keyservice/store/badgerstore"
 )
 
 // The environment variables of `dev run`. They hold at every run, whatever the configuration file says.
@@ -61,10 +65,30 @@ func runDev(ctx context.Context, out io.Writer, d dev) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	if err := d.explain(out); err != nil {
+	marked, err := exists(d.newDatabaseMark())
+	if err != nil {
 		return err
 	}
-	return serve(ctx, c, out)
+	found, err := badgerstore.Exists(c.Store.Badger.Dir)
+	if err != nil {
+		return err
+	}
+	err = serve(ctx, c, out, startOptions{newDatabase: marked && !found, listening: func() error { return d.started(out) }})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w (%s)", err, d.elsewhere(err))
+	}
+	return err
+}
+
+// newDatabaseMark is the file that stands in the folder from its making until the database is made: a first start that
+// failed may be tried again, but a database that is lost later is not replaced by an empty one.
+func (d dev) newDatabaseMark() string { return filepath.Join(d.dir, "new-database") }
+
+func (d dev) started(out io.Writer) error {
+	if err := os.Remove(d.newDatabaseMark()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return d.explain(out)
 }
 
 func (d dev) explain(out io.Writer) error {
@@ -75,4 +99,13 @@ func (d dev) explain(out io.Writer) error {
   Try        curl --cacert %[4]s/ca.crt https://%[2]s/v1/time
 `, d.dir, d.api, d.ops, filepath.Join(d.dir, "pki"))
 	return err
+}
+
+// elsewhere is the command that listens on another port than the one in use.
+func (d dev) elsewhere(err error) string {
+	var taken *inUseError
+	if errors.As(err, &taken) && taken.address == d.ops {
+		return opsEnv + "=127.0.0.1:19090 make run"
+	}
+	return apiEnv + "=127.0.0.1:18443 make run"
 }

@@ -48,6 +48,9 @@ func (d dev) setUp(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("writing the configuration: %w", err)
 	}
+	if err := replaceFile(d.newDatabaseMark(), nil); err != nil {
+		return "", err
+	}
 	header := "# Made by `ramzban dev run`; yours to change. `ramzban config example` explains every key.\n"
 	return path, replaceFile(path, append([]byte(header), b...))
 }

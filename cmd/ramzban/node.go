@@ -29,6 +29,8 @@ type node struct {
 	operator *api.Operator
 	stopping atomic.Bool
 	fatal    chan error // the HSM module hangs: the process must end
+
+	newDatabase bool // the database is to be made
 }
 
 func newNode(c Config, log *slog.Logger) *node {
@@ -45,7 +47,7 @@ func (n *node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := requirePrivate("store.badger.dir", n.config.Store.Badger.Dir); err != nil {
+	if err := n.config.Store.Badger.check(n.newDatabase); err != nil {
 		return err
 	}
 	registry := newRegistry()

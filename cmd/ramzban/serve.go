@@ -13,6 +13,7 @@ import (
 
 func serveCommand() *cobra.Command {
 	var path string
+	var o startOptions
 	c := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Run the service in the foreground until SIGTERM or SIGINT",
@@ -25,15 +26,22 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(c.Context(), config, c.OutOrStdout())
+			return serve(c.Context(), config, c.OutOrStdout(), o)
 		},
 	}
 	configFlag(c, &path)
+	c.Flags().BoolVar(&o.newDatabase, "new-database", false, "make the database, which must not be there yet: for the first start only")
 	return c
 }
 
+// startOptions are what one start may do or tell, besides what the configuration says.
+type startOptions struct {
+	newDatabase bool         // the database may be made
+	listening   func() error // called once the service can answer; nil for nothing
+}
+
 // serve runs the service until ctx ends or something it rests on has failed for good.
-func serve(ctx context.Context, c Config, out io.Writer) error {
+func serve(ctx context.Context, c Config, out io.Writer, o startOptions) error {
 	log, err := newLog(c.Log, out)
 	if err != nil {
 		return err
@@ -46,6 +54,7 @@ func serve(ctx context.Context, c Config, out io.Writer) error {
 		return err
 	}
 	n := newNode(c, log)
+	n.newDatabase = o.newDatabase
 	err = n.start(ctx)
 	if err != nil && ctx.Err() != nil {
 		log.Info("stopped before the service was ready", "reason", oneLine(err))
@@ -53,6 +62,11 @@ func serve(ctx context.Context, c Config, out io.Writer) error {
 	}
 	if err != nil {
 		return err
+	}
+	if o.listening != nil {
+		if err := o.listening(); err != nil {
+			return n.stop(err)
+		}
 	}
 	return n.run(ctx)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -36,6 +37,9 @@ func openHSM(ctx context.Context, c HSMConfig, log *slog.Logger, fatal func(erro
 		Module: c.Module, TokenLabel: c.TokenLabel, PIN: pin, Profile: product, KnownAnswers: answers,
 		PoolSessions: c.Sessions, OwnerSessions: c.OwnerSessions, SeedCache: c.SeedCache, Log: log, Fatal: fatal,
 	})
+	if errors.Is(err, hsm.ErrConfiguration) {
+		return nil, fmt.Errorf("%w: HSM: %w", errConfiguration, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("HSM: %w", err)
 	}

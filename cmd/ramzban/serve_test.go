@@ -92,14 +92,14 @@ func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
 		says   []string
 		status int
 	}{
-		"no module":          {func(_ *testing.T, c *Config) { c.HSM.Module = "/nonexistent/libhsm.so" }, []string{"/nonexistent/libhsm.so", "install"}, exitFailure},
-		"not a module":       {func(t *testing.T, c *Config) { c.HSM.Module = writeFile(t, "libhsm.so", "x") }, []string{"cannot be loaded", "hsm.module"}, exitFailure},
+		"no module":          {func(_ *testing.T, c *Config) { c.HSM.Module = "/nonexistent/libhsm.so" }, []string{"/nonexistent/libhsm.so", "install"}, exitConfig},
+		"not a module":       {func(t *testing.T, c *Config) { c.HSM.Module = writeFile(t, "libhsm.so", "x") }, []string{"cannot be loaded", "hsm.module"}, exitConfig},
 		"wrong PIN":          {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828") }, []string{"refused the PIN", "correct it"}, exitPIN},
 		"no PIN file":        {func(_ *testing.T, c *Config) { c.HSM.PINFile = "/nonexistent/pin" }, []string{"hsm.pin_file", "/nonexistent/pin", "put the HSM's user PIN there"}, exitConfig},
 		"PIN file of two":    {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828\n314159\n") }, []string{"hsm.pin_file", "one line"}, exitConfig},
 		"PIN file for all":   {openPIN, []string{"hsm.pin_file", "chmod 600"}, exitConfig},
 		"no PIN variable":    {func(_ *testing.T, c *Config) { c.HSM.PINEnv = "RAMZBAN_NO_PIN" }, []string{"hsm.pin_env", "RAMZBAN_NO_PIN is not set"}, exitConfig},
-		"no such token":      {func(_ *testing.T, c *Config) { c.HSM.TokenLabel = "other" }, []string{`"other"`, "hsm.token_label"}, exitFailure},
+		"no such token":      {func(_ *testing.T, c *Config) { c.HSM.TokenLabel = "other" }, []string{`"other"`, "hsm.token_label"}, exitConfig},
 		"no such profile":    {func(_ *testing.T, c *Config) { c.HSM.Profile = "other" }, []string{"hsm.profile", "softhsm"}, exitConfig},
 		"no known answer":    {func(_ *testing.T, c *Config) { c.HSM.KnownAnswerFile = "/nonexistent/answer" }, []string{"hsm.known_answer_file", "key ceremony"}, exitConfig},
 		"wrong known answer": {spoilKnownAnswer, []string{"does not give the answer", "key ceremony"}, exitFailure},
@@ -110,7 +110,8 @@ func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
 		"API port in use":    {func(_ *testing.T, c *Config) { c.API.Listen = taken.Addr().String() }, []string{"api.listen", "is in use", "choose another port"}, exitFailure},
 		"ops port in use":    {func(_ *testing.T, c *Config) { c.Operator.Listen = taken.Addr().String() }, []string{"operator.listen", "is in use"}, exitFailure},
 		"another's address":  {func(_ *testing.T, c *Config) { c.API.Listen = "192.0.2.1:8443" }, []string{"api.listen", "address of this machine"}, exitFailure},
-		"read-only database": {func(_ *testing.T, c *Config) { c.Store.Badger.Dir = "/sys/kernel/badger" }, []string{"/sys/kernel/badger", "cannot be written"}, exitFailure},
+		"no database":        {func(_ *testing.T, c *Config) { c.Store.Badger.Dir += "r" }, []string{"store.badger.dir", "badgerr holds no database: mount its disk, or start once with --new-database"}, exitConfig},
+		"empty database":     {func(t *testing.T, c *Config) { c.Store.Badger.Dir = privateDir(t) }, []string{"store.badger.dir", "holds no database"}, exitConfig},
 		"corrupt database":   {spoilDatabase, []string{"database is damaged"}, exitDamaged},
 		"full disk":          {func(_ *testing.T, c *Config) { c.Store.Badger.Reserve = 1 << 60 }, []string{"free space"}, exitFailure},
 		"open database": {func(t *testing.T, c *Config) {
@@ -133,6 +134,49 @@ func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
 			require.NotContains(t, stdout, `"msg":"ready"`)
 		})
 	}
+}
+
+func privateDir(t *testing.T) string {
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, privateFolder))
+	return dir
+}
+
+// A database is made when that is asked for, and only then; asking for one that is there is a mistake too.
+func TestServeMakesADatabaseOnceWhenAsked(t *testing.T) {
+	d := deploy(t)
+	_, stderr := runFailing(t, exitConfig, nil, "serve", "--new-database", "--config", writeConfig(t, d.config))
+	requireOneLine(t, stderr, "holds a database already", "without --new-database")
+	unwritable := d.config
+	unwritable.Store.Badger.Dir = "/sys/kernel/badger"
+	_, stderr = runFailing(t, exitFailure, nil, "serve", "--new-database", "--config", writeConfig(t, unwritable))
+	requireOneLine(t, stderr, "/sys/kernel/badger", "cannot be written")
+
+	d.config.Store.Badger.Dir = privateDir(t)
+	for _, args := range [][]string{{"--new-database"}, {}} {
+		d.launch(append([]string{"serve", "--config", writeConfig(t, d.config)}, args...)...)
+		d.waitReady()
+		require.NoError(t, d.terminate())
+	}
+}
+
+// The database of a development set-up is made once: one that is lost is not replaced by an empty one. A first start
+// that failed is tried again.
+func TestDevRunDoesNotReplaceALostDatabase(t *testing.T) {
+	s := newService(t)
+	taken, err := net.Listen("tcp", s.api)
+	require.NoError(t, err)
+	env := []string{devDirEnv + "=" + s.dir, apiEnv + "=" + s.api, opsEnv + "=" + s.ops}
+	stdout, stderr := runFailing(t, exitFailure, env, "dev", "run")
+	requireOneLine(t, stderr, s.api+" is in use", "("+apiEnv+"=127.0.0.1:18443 make run)")
+	require.NotContains(t, stdout, "documentation")
+	require.NoError(t, taken.Close())
+	s.start()
+	require.NoError(t, s.terminate())
+
+	require.NoError(t, os.RemoveAll(filepath.Join(s.dir, "badger")))
+	_, stderr = runFailing(t, exitConfig, env, "dev", "run")
+	requireOneLine(t, stderr, "holds no database")
 }
 
 func TestServeSaysInOneLineWhatIsWrongWithItsConfiguration(t *testing.T) {

@@ -105,7 +105,7 @@ func listenOn(key, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s: %s is in use: stop the other process or choose another port", key, address)
+		return nil, &inUseError{key: key, address: address}
 	case errors.Is(err, syscall.EACCES):
 		return nil, wrong(key, "%s may not be used by this user: choose a port above 1023", address)
 	case err != nil:
@@ -113,6 +113,15 @@ func listenOn(key, address string) (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// inUseError is a port that another process has.
+type inUseError struct{ key, address string }
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("%s: %s is in use: stop the other process or choose another port", e.key, e.address)
+}
+
+func (e *inUseError) Unwrap() error { return syscall.EADDRINUSE }
 
 // close gives back the ports that were taken; a listener that was served is closed already.
 func (l listeners) close() error {

@@ -117,6 +117,15 @@ func openError(t testing.TB, dir string) error {
 	return err
 }
 
+func TestADirectoryWithoutADatabase(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{t.TempDir(), filepath.Join(t.TempDir(), "absent")} {
+		found, err := Exists(dir)
+		require.NoError(t, err)
+		require.False(t, found)
+	}
+}
+
 func TestDamageIsFoundBeforeOpening(t *testing.T) {
 	t.Parallel()
 	pristine := sample(t)
@@ -144,6 +153,9 @@ func TestDamageIsFoundBeforeOpening(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := copyDir(t, pristine)
 			damage(t, dir)
+			found, err := Exists(dir)
+			require.NoError(t, err)
+			require.True(t, found, "a damaged database is none that was never made")
 			require.ErrorIs(t, openError(t, dir), ErrCorrupt)
 			require.ErrorContains(t, openError(t, dir), "restore it from a backup", "and it says what to do, again and again")
 		})

@@ -133,6 +133,20 @@ func readManifest(dir string) (m badger.Manifest, err error) {
 	return m, err
 }
 
+// Exists says whether dir holds a database, or what is left of a damaged one; it changes nothing.
+func Exists(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, badger.ManifestFilename))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err == nil, err
+	}
+	for _, suffix := range []string{tableSuffix, walSuffix, valueSuffix} {
+		if found, err := list(dir, suffix); err != nil || len(found) > 0 {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // isNew makes sure that there is nothing without a manifest: Badger makes it first.
 func isNew(dir string) error {
 	for _, suffix := range []string{tableSuffix, walSuffix, valueSuffix} {
