@@ -21,55 +21,92 @@ func auditCommand() *cobra.Command {
 
 func auditEntriesCommand() *cobra.Command {
 	var o client.Options
-	var from uint64
-	var limit int
-	var serial string
+	var q entriesQuery
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "entries",
 		Short: "Print entries of the audit log",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			api, err := client.New(o)
+			if err := q.check(); err != nil {
+				return err
+			}
+			api, err := openClient(o)
 			if err != nil {
 				return err
 			}
 			defer api.Close()
-			entries, err := readEntries(c.Context(), api, from, limit, serial)
+			entries, err := readEntries(c.Context(), api, q)
 			if err != nil {
-				return fmt.Errorf("reading the audit log: %w", err)
+				return fmt.Errorf("reading the audit log: %w", explainCall(err))
 			}
-			return printEntries(c.OutOrStdout(), entries, asJSON)
+			return showEntries(c.OutOrStdout(), c.ErrOrStderr(), entries, q.limit, asJSON)
 		},
 	}
 	clientFlags(c, &o, "auditor")
 	f := c.Flags()
-	f.Uint64Var(&from, "from", 0, "the first entry's `INDEX`")
-	f.IntVar(&limit, "limit", 100, "print at most `N` entries")
-	f.StringVar(&serial, "serial", "", "only those of one token's `SERIAL`")
+	f.Uint64Var(&q.from, "from", 0, "the first entry's `INDEX`")
+	f.IntVar(&q.limit, "limit", 100, "print at most `N` entries")
+	f.StringVar(&q.serial, "serial", "", "only those of one token's `SERIAL`")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one entry a line")
 	return c
+}
+
+// entriesQuery says which entries are asked for.
+type entriesQuery struct {
+	from   uint64 // the first index
+	limit  int    // how many are shown
+	serial string // of one token; empty: all
+}
+
+func (q entriesQuery) check() error {
+	if q.limit < 1 {
+		return fmt.Errorf("--limit must be 1 or more, not %d", q.limit)
+	}
+	if q.serial == "" {
+		return nil
+	}
+	if err := checkSerial(q.serial); err != nil {
+		return fmt.Errorf("--serial: %w", err)
+	}
+	return nil
+}
+
+// showEntries prints at most limit entries, and says beside them if there are none or more.
+func showEntries(out, notes io.Writer, entries []wire.AuditEntry, limit int, asJSON bool) error {
+	if len(entries) == 0 {
+		_, err := fmt.Fprintln(notes, "no entries")
+		return err
+	}
+	if err := printEntries(out, entries[:min(limit, len(entries))], asJSON); err != nil {
+		return err
+	}
+	if len(entries) <= limit {
+		return nil
+	}
+	_, err := fmt.Fprintf(notes, "more entries follow: --from %d\n", entries[limit].Index)
+	return err
 }
 
 // auditPage is how many entries are asked for at once.
 const auditPage = 500
 
-// readEntries reads on from an index until it has limit entries, of one serial if one is given, or the log ends. Reading is
-// logged too, so the end is a page that is not full.
-func readEntries(ctx context.Context, api *client.Client, from uint64, limit int, serial string) ([]wire.AuditEntry, error) {
+// readEntries reads on until it has more entries than the limit, or the log ends. Reading is logged too, so the end is a
+// page that is not full.
+func readEntries(ctx context.Context, api *client.Client, q entriesQuery) ([]wire.AuditEntry, error) {
 	var found []wire.AuditEntry
-	for len(found) < limit {
+	for from := q.from; len(found) <= q.limit; {
 		page, err := api.AuditEntries(ctx, from, auditPage)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, ofSerial(page.Entries, serial)...)
+		found = append(found, ofSerial(page.Entries, q.serial)...)
 		if len(page.Entries) < auditPage {
 			break
 		}
 		from = page.Next
 	}
-	return found[:min(limit, len(found))], nil
+	return found, nil
 }
 
 func ofSerial(entries []wire.AuditEntry, serial string) []wire.AuditEntry {
@@ -119,7 +156,7 @@ func auditCompareCommand() *cobra.Command {
 		Short: "Compare the database with the audit log; fails if they differ",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			api, err := client.New(o)
+			api, err := openClient(o)
 			if err != nil {
 				return err
 			}
@@ -129,7 +166,7 @@ func auditCompareCommand() *cobra.Command {
 			defer cancel()
 			answer, err := api.CompareAudit(ctx)
 			if err != nil {
-				return fmt.Errorf("comparing the audit log: %w", err)
+				return fmt.Errorf("comparing the audit log: %w", explainCall(err))
 			}
 			return printComparison(c.OutOrStdout(), answer.Discrepancies, asJSON)
 		},

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,11 +27,11 @@ func deviceNewCommand() *cobra.Command {
 		Short: "Make a phone: a folder with a new RSA key; never replaces one",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			p, err := newPhone(dir)
-			if err != nil {
+			if _, err := newPhone(dir); err != nil {
 				return err
 			}
-			return printPublicKey(c.OutOrStdout(), p)
+			_, err := fmt.Fprintf(c.OutOrStdout(), "A phone with a key of its own is in %s; its public key is shown by\n  ramzban device public-key --dir %s\n", dir, dir)
+			return err
 		},
 	}
 	dirFlag(c, &dir)
@@ -60,8 +62,11 @@ func printPublicKey(w io.Writer, p phone) error {
 		return err
 	}
 	sum := sha256.Sum256(der)
-	_, err = fmt.Fprintf(w, "public_key        %s\ndevice_key_sha256 %s\n",
-		base64.StdEncoding.EncodeToString(der), hex.EncodeToString(sum[:]))
+	lines := []string{"device_key_sha256", hex.EncodeToString(sum[:]), "public_key"}
+	for chunk := range slices.Chunk([]byte(base64.StdEncoding.EncodeToString(der)), 76) {
+		lines = append(lines, string(chunk))
+	}
+	_, err = fmt.Fprintln(w, strings.Join(lines, "\n"))
 	return err
 }
 
@@ -90,7 +95,7 @@ func showPassword(w io.Writer, p phone, now time.Time) error {
 		return err
 	}
 	if !t.Confirmed {
-		return fmt.Errorf("phone: its token is not confirmed yet: run `ramzban device activate` again")
+		return fmt.Errorf("phone: its token is not confirmed yet: run `ramzban device activate --dir %s` again", p.dir)
 	}
 	password, after, err := t.next(now)
 	if err != nil {

@@ -44,7 +44,14 @@ func deviceActivateCommand() *cobra.Command {
 			"first line for an account token without a number). Run it again if the answer was lost.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := readSecrets(&a, c.InOrStdin(), c.ErrOrStderr()); err != nil {
+			if err := a.check(); err != nil {
+				return err
+			}
+			prompt := c.ErrOrStderr()
+			if !isTerminal(c.InOrStdin()) {
+				prompt = io.Discard
+			}
+			if err := readSecrets(&a, c.InOrStdin(), prompt); err != nil {
 				return err
 			}
 			return runActivate(c.Context(), c.OutOrStdout(), dir, o, a)
@@ -57,6 +64,27 @@ func deviceActivateCommand() *cobra.Command {
 	f.StringVar(&a.deviceID, "device-id", "reference-phone", "the bank's name for the device, `ID`")
 	f.StringVar(&a.channel, "channel", "app", "app or pwa, `CHANNEL`")
 	return c
+}
+
+// check finds what is mistyped before anything is asked.
+func (a activation) check() error {
+	if err := checkSerial(a.serial); err != nil {
+		return fmt.Errorf("--serial: %w", err)
+	}
+	if a.channel != "app" && a.channel != "pwa" {
+		return fmt.Errorf("--channel must be app or pwa, not %q", a.channel)
+	}
+	return nil
+}
+
+// isTerminal says whether a person types what is read.
+func isTerminal(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // clientFlags asks where the service is and who calls; the defaults are those of `ramzban dev run`.
@@ -100,7 +128,7 @@ func runActivate(ctx context.Context, w io.Writer, dir string, o client.Options,
 	if err != nil {
 		return err
 	}
-	api, err := client.New(o)
+	api, err := openClient(o)
 	if err != nil {
 		return err
 	}
@@ -109,7 +137,7 @@ func runActivate(ctx context.Context, w io.Writer, dir string, o client.Options,
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "token %s is active on this phone: make a password with `ramzban device otp`\n", t.Serial)
+	_, err = fmt.Fprintf(w, "token %s is active on this phone: make a password with\n  ramzban device otp --dir %s\n", t.Serial, dir)
 	return err
 }
 
@@ -129,7 +157,7 @@ func (p phone) activate(ctx context.Context, api *client.Client, a activation) (
 		Device: wire.Device{ID: a.deviceID, Channel: a.channel, PublicKey: der},
 	})
 	if err != nil {
-		return phoneToken{}, fmt.Errorf("activation: %w", err)
+		return phoneToken{}, fmt.Errorf("activation: %w", explainCall(err))
 	}
 	t, err := p.unwrap(answer)
 	if err != nil {
@@ -147,7 +175,7 @@ func (p phone) confirm(ctx context.Context, api *client.Client, t phoneToken, pu
 		return phoneToken{}, err
 	}
 	if _, err := api.Confirm(ctx, t.Serial, wire.ConfirmationRequest{Proof: proof}); err != nil {
-		return phoneToken{}, fmt.Errorf("confirmation: %w: run `ramzban device activate` again", err)
+		return phoneToken{}, fmt.Errorf("confirmation: %w: run `ramzban device activate --dir %s` again", explainCall(err), p.dir)
 	}
 	t.Confirmed = true
 	return t, p.save(t)

@@ -73,7 +73,7 @@ func newPhone(dir string) (phone, error) {
 func openPhone(dir string) (phone, error) {
 	b, err := os.ReadFile(filepath.Join(dir, phoneKeyFile))
 	if err != nil {
-		return phone{}, fmt.Errorf("phone: %w: make one with `ramzban device new`", err)
+		return phone{}, fmt.Errorf("phone: %w: make one with `ramzban device new --dir %s`", err, dir)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {
@@ -132,7 +132,7 @@ func (p phone) save(t phoneToken) error {
 func (p phone) token() (phoneToken, error) {
 	b, err := os.ReadFile(filepath.Join(p.dir, phoneTokenFile))
 	if err != nil {
-		return phoneToken{}, fmt.Errorf("phone: no token: %w: activate it with `ramzban device activate`", err)
+		return phoneToken{}, fmt.Errorf("phone: no token: %w: activate it with `ramzban device activate --dir %s`", err, p.dir)
 	}
 	var t phoneToken
 	if err := json.Unmarshal(b, &t); err != nil {

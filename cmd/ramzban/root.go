@@ -13,7 +13,8 @@ func rootCommand() *cobra.Command {
 		serveCommand(), configCommand(), devCommand(), deviceCommand(), auditCommand(), versionCommand())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())
+		what, _, _ := strings.Cut(err.Error(), ": strconv.") // what Go calls it tells no operator anything
+		return fmt.Errorf("%s: see `%s --help`", what, c.CommandPath())
 	})
 	return root
 }
