@@ -127,11 +127,24 @@ func (c Config) checkClients() error {
 	}
 	for i, client := range c.Clients {
 		if len(client.Roles) == 0 {
-			return wrong(fmt.Sprintf("clients[%d].roles", i), "give at least one of %v", authz.Roles())
+			return wrong(fmt.Sprintf("clients[%d].roles", i), "give at least one of %s", roleNames())
+		}
+		for _, r := range client.Roles {
+			if !slices.Contains(authz.Roles(), authz.Role(r)) {
+				return wrong(fmt.Sprintf("clients[%d].roles", i), "%q is not one of %s", r, roleNames())
+			}
 		}
 	}
 	_, err := c.directory()
 	return err
+}
+
+func roleNames() string {
+	var names []string
+	for _, r := range authz.Roles() {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, ", ")
 }
 
 // directory returns who may do what.

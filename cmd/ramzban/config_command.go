@@ -18,13 +18,22 @@ func configCheckCommand() *cobra.Command {
 	var path string
 	c := &cobra.Command{
 		Use:   "check --config FILE",
-		Short: "Check a configuration file without touching the HSM or the database",
+		Short: "Check a configuration file, and the files it names, without touching the HSM or the database",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, err := LoadConfig(path); err != nil {
+			config, err := LoadConfig(path)
+			if err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "%s is a valid configuration\n", path)
+			if err := config.checkFiles(); err != nil {
+				return fmt.Errorf("%w %s: %w", errConfiguration, path, err)
+			}
+			for _, w := range config.warnings() {
+				if _, err := fmt.Fprintln(c.ErrOrStderr(), "warning: "+w); err != nil {
+					return err
+				}
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s is a valid configuration\n", path)
 			return err
 		},
 	}

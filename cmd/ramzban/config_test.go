@@ -156,7 +156,7 @@ func TestClientsOfOneCertificateAreRefused(t *testing.T) {
 	c.Clients[1].Certificates = []string{"other"}
 	require.NoError(t, c.Validate())
 	c.Clients[1].Roles = []string{"king"}
-	require.ErrorContains(t, c.Validate(), "king")
+	require.ErrorContains(t, c.Validate(), `"king" is not one of issuer, activator, courier`)
 }
 
 func TestOwnProfilesJoinTheShippedOnes(t *testing.T) {

@@ -46,6 +46,9 @@ func serve(ctx context.Context, c Config, out io.Writer, o startOptions) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range c.warnings() {
+		log.Warn(w)
+	}
 	keepFilesPrivate()
 	if err := forbidCoreDumps(); err != nil {
 		return err
