@@ -63,7 +63,7 @@ type describedCode struct {
 	Code       string `json:"code"`
 	Status     int    `json:"status"`
 	Title      string `json:"title"`
-	Detail     string `json:"detail,omitempty"`
+	Detail     string `json:"detail"`
 	RetryAfter string `json:"retry_after_seconds,omitempty"`
 }
 

@@ -28,6 +28,7 @@ type document struct {
 		Code   string `json:"code"`
 		Status int    `json:"status"`
 		Title  string `json:"title"`
+		Detail string `json:"detail"`
 	} `json:"x-problem-codes"`
 }
 
@@ -83,6 +84,7 @@ func TestOpenAPIIsComplete(t *testing.T) {
 	listed := map[string]int{}
 	for _, c := range d.Codes {
 		require.NotEmpty(t, c.Title)
+		require.GreaterOrEqual(t, len(strings.Fields(c.Detail)), 4, "what to do: "+c.Code)
 		listed[c.Code] = c.Status
 	}
 	for path, item := range d.Paths {

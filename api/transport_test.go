@@ -129,9 +129,9 @@ func TestErrorsOfUseCases(t *testing.T) {
 		"denied":          {&keyservice.Error{Code: keyservice.CodeDenied, Detail: "no", Err: authz.ErrDenied}, 403, "not_allowed", "no", ""},
 		"outage":          {&keyservice.Error{Code: keyservice.CodeHSMUnavailable, Detail: "later", Err: errors.New("cause-4711")}, 503, "hsm_unavailable", "later", "5"},
 		"unknown outcome": {&keyservice.Error{Code: keyservice.CodeOutcomeUnknown, Detail: "look", Err: errors.New("cause-4711")}, 503, "outcome_unknown", "look", ""},
-		"internal":        {&keyservice.Error{Code: keyservice.CodeInternal, Detail: "inside", Err: errors.New("cause-4711")}, 500, "internal", "the operator's log says why, under the request id", ""},
-		"a new code":      {&keyservice.Error{Code: "brand_new", Detail: "inside"}, 500, "internal", "the operator's log says why, under the request id", ""},
-		"a plain error":   {errors.New("cause-4711"), 500, "internal", "the operator's log says why, under the request id", ""},
+		"internal":        {&keyservice.Error{Code: keyservice.CodeInternal, Detail: "inside", Err: errors.New("cause-4711")}, 500, "internal", "give the operator the request id: the log says why", ""},
+		"a new code":      {&keyservice.Error{Code: "brand_new", Detail: "inside"}, 500, "internal", "give the operator the request id: the log says why", ""},
+		"a plain error":   {errors.New("cause-4711"), 500, "internal", "give the operator the request id: the log says why", ""},
 		"out of time":     {context.DeadlineExceeded, 503, "outcome_unknown", "it is not known whether this was done: look before you repeat it", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
