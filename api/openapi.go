@@ -103,7 +103,7 @@ func (r route) operation(api huma.API) huma.Operation {
 	}
 	return huma.Operation{
 		OperationID: r.id, Method: r.method, Path: r.path, Summary: r.summary,
-		Description:   r.description + "\n\nRole: **" + string(r.role) + "**.",
+		Description:   r.description,
 		DefaultStatus: r.status, Tags: []string{string(r.role)}, MaxBodyBytes: -1,
 		Security:   []map[string][]string{{certificate: {string(r.role)}}},
 		Responses:  problemResponses(api, codes),
@@ -118,6 +118,9 @@ func (s *Server) timeOperation() huma.Operation {
 		DefaultStatus: http.StatusOK, Tags: []string{"anyone"}, Responses: problemResponses(s.huma, append([]string{wire.CodeBodyUnexpected}, shared...)),
 	}
 }
+
+// exampleID has the form requestID makes.
+const exampleID = "K7QXN3W5ZB2MHT4YLCRD6VJPAE"
 
 // problemResponses documents the codes of a route with an example of each, under their statuses.
 func problemResponses(api huma.API, codes []string) map[string]*huma.Response {
@@ -137,7 +140,7 @@ func problemResponses(api huma.API, codes []string) map[string]*huma.Response {
 			}
 		}
 		rs[status].Description += " `" + c + "`"
-		x := exchange{id: "01K9RZ8C2V7S"}
+		x := exchange{id: exampleID}
 		rs[status].Content[problemType].Examples[c] = &huma.Example{Summary: m.title, Value: x.problem(c, "")}
 	}
 	return rs

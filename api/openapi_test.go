@@ -119,6 +119,34 @@ func TestOpenAPIIsComplete(t *testing.T) {
 	}
 }
 
+// TestDocumentedExamplesAreReal: the examples of problems carry a request id as an answer does; no description repeats
+// the role; and the route says what becomes of a use that is not configured.
+func TestDocumentedExamplesAreReal(t *testing.T) {
+	w := start(t, &recorder{}, nil)
+	form := regexp.MustCompile("^[A-Z2-7]{26}$")
+	require.Regexp(t, form, w.send("", "GET", "/v1/nothing", "").problem(t).RequestID)
+	d := w.document(t)
+	for path, item := range d.Paths {
+		for method, op := range item {
+			require.NotContains(t, op.Description, "Role:", method+" "+path)
+			for status, r := range op.Responses {
+				for code, e := range r.Content["application/problem+json"].Examples {
+					var example struct {
+						Value struct {
+							RequestID string `json:"request_id"`
+						} `json:"value"`
+					}
+					require.NoError(t, json.Unmarshal(e, &example))
+					require.Regexp(t, form, example.Value.RequestID, method+" "+path+" "+status+" "+code)
+				}
+			}
+		}
+	}
+	verify := d.Paths["/v1/verifications"]["post"].Description
+	require.Contains(t, verify, "`request_invalid`")
+	require.Contains(t, verify, "`not_connected`")
+}
+
 func checkResponse(t *testing.T, where, status string, content map[string]media, listed map[string]int) {
 	t.Helper()
 	if status < "400" {
@@ -194,5 +222,6 @@ func TestDocsPageNeedsNothing(t *testing.T) {
 		require.Contains(t, policy, directive+" 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
 	}
 	require.NotRegexp(t, regexp.MustCompile(`(?i)https?://|src=|@import|url\(|innerHTML|\beval\b| on[a-z]+=`), r.body)
+	require.Regexp(t, regexp.MustCompile(`<noscript>.*<a href="/openapi\.json">.*</noscript>`), r.body)
 	require.Equal(t, []string{`fetch("/openapi.json")`}, regexp.MustCompile(`fetch\([^)]*\)`).FindAllString(r.body, -1))
 }

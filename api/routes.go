@@ -38,7 +38,9 @@ func (s *Server) useCases() {
 		method: post, path: "/v1/verifications", id: "verify", role: authz.Verifier, status: http.StatusOK,
 		summary: "Is this password genuine and unused?",
 		description: "A refused password is an answer (200, result refused), not an error. A password is accepted at most once, " +
-			"and only after that fact is on disk. After `outcome_unknown` or a lost connection it may have been used up.",
+			"and only after that fact is on disk. After `outcome_unknown` or a lost connection it may have been used up. " +
+			"A use that no configuration names is `request_invalid` (422); one that is configured, but not among the token's, is " +
+			"refused as `not_connected`.",
 		codes: []keyservice.Code{keyservice.CodeSerialInvalid, keyservice.CodeOTPMalformed, keyservice.CodeTokenNotFound, keyservice.CodeTampered},
 	}, s.verify)
 	handle(s, route{

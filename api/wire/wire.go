@@ -102,7 +102,7 @@ type TokenAnswer struct {
 // VerificationRequest asks whether a password is genuine and unused (POST /v1/verifications).
 type VerificationRequest struct {
 	Serial string `json:"serial" maxLength:"64" doc:"The token: 12 digits" example:"402519938461"`
-	Use    string `json:"use" minLength:"1" maxLength:"64" doc:"What the customer is doing" example:"second-pin"`
+	Use    string `json:"use" minLength:"1" maxLength:"64" doc:"What the customer is doing: a configured use, and one of the token's" example:"second-pin"`
 	OTP    string `json:"otp" maxLength:"64" doc:"The password as typed: digits only, exactly the token's length" example:"492039"`
 }
 
@@ -173,7 +173,7 @@ type Problem struct {
 	Code      string   `json:"code" doc:"Stable name of the problem, for programs" example:"token_not_found"`
 	Detail    string   `json:"detail,omitempty" doc:"What to do, for people" example:"no token has this serial"`
 	Errors    []string `json:"errors,omitempty" doc:"Where the request is wrong; never the values"`
-	RequestID string   `json:"request_id,omitempty" doc:"Name it when you ask the operator" example:"01K9RZ8C2V7S"`
+	RequestID string   `json:"request_id,omitempty" doc:"Name it when you ask the operator" example:"K7QXN3W5ZB2MHT4YLCRD6VJPAE"`
 }
 
 // Error implements error.
