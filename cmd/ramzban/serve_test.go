@@ -94,6 +94,7 @@ func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
 	}{
 		"no module":          {func(_ *testing.T, c *Config) { c.HSM.Module = "/nonexistent/libhsm.so" }, []string{"/nonexistent/libhsm.so", "install"}, exitConfig},
 		"not a module":       {func(t *testing.T, c *Config) { c.HSM.Module = writeFile(t, "libhsm.so", "x") }, []string{"cannot be loaded", "hsm.module"}, exitConfig},
+		"module's set-up":    {func(_ *testing.T, c *Config) { c.HSM.Environment = map[string]string{"SOFTHSM2_CONF": "/nonexistent"} }, []string{"CKR_GENERAL_ERROR: check hsm.environment and the module's own configuration"}, exitFailure},
 		"wrong PIN":          {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828") }, []string{"refused the PIN", "correct it"}, exitPIN},
 		"no PIN file":        {func(_ *testing.T, c *Config) { c.HSM.PINFile = "/nonexistent/pin" }, []string{"hsm.pin_file", "/nonexistent/pin", "put the HSM's user PIN there"}, exitConfig},
 		"PIN file of two":    {func(t *testing.T, c *Config) { c.HSM.PINFile = writeFile(t, "pin", "271828\n314159\n") }, []string{"hsm.pin_file", "one line"}, exitConfig},
