@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 )
 
 // maxDepth bounds the nesting of a body; the deepest route needs two levels.
@@ -120,11 +121,24 @@ func (x *exchange) places(errs []error) []string {
 	for _, err := range errs {
 		var d *huma.ErrorDetail
 		if errors.As(err, &d) {
-			places = append(places, x.known(d.Location)+": "+d.Message)
+			places = append(places, x.fault(x.known(d.Location), d.Message))
 		}
 	}
 	slices.Sort(places)
 	return slices.Compact(places)
+}
+
+// fault puts a place and huma's message together. An unknown field's own name may be anything, a card number too, so the
+// names that would have been right stand in its stead.
+func (x *exchange) fault(place, message string) string {
+	if message != validation.MsgUnexpectedProperty {
+		return place + ": " + message
+	}
+	object := place
+	for x.fields[object] == nil && strings.Contains(object, ".") { // the field's name is one that another object has
+		object = object[:strings.LastIndex(object, ".")]
+	}
+	return object + ": an unknown field stands in " + object + "; known are " + strings.Join(x.fields[object], ", ")
 }
 
 func (x *exchange) known(place string) string {

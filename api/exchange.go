@@ -26,10 +26,11 @@ type exchange struct {
 	route   string // pattern, "" if no route has this path
 	started time.Time
 	caller  authz.Caller
-	names   map[string]bool // field names a problem may repeat
-	code    string          // of the problem answered, "" if none
-	retry   time.Duration   // when to try again, 0 for what the code says
-	cause   error           // why, for the log
+	names   map[string]bool     // field names a problem may repeat
+	fields  map[string][]string // of the route's body: the names in each object, by its place
+	code    string              // of the problem answered, "" if none
+	retry   time.Duration       // when to try again, 0 for what the code says
+	cause   error               // why, for the log
 }
 
 type exchangeKey struct{}
@@ -45,9 +46,10 @@ func exchangeOf(ctx context.Context) *exchange {
 const requestIDHeader = "X-Request-Id"
 
 func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
+	method, route := string(ctx.Method()), s.routes.match(string(ctx.URI().PathOriginal()))
 	x := &exchange{
-		id: requestID(string(ctx.Request.Header.Peek(requestIDHeader))), method: string(ctx.Method()),
-		route: s.routes.match(string(ctx.URI().PathOriginal())), started: time.Now(), names: s.routes.names,
+		id: requestID(string(ctx.Request.Header.Peek(requestIDHeader))), method: method, route: route,
+		started: time.Now(), names: s.routes.names, fields: s.routes.infos[method+" "+route].fields,
 	}
 	ctx.SetUserValue(exchangeKey{}, x)
 	s.metrics.inFlight.Inc()
@@ -181,7 +183,7 @@ func (s *Server) access(ctx *fasthttp.RequestCtx, x *exchange, took time.Duratio
 	level := levelOf(x, status)
 	attrs := []slog.Attr{
 		slog.String("request_id", x.id), slog.String("method", methodLabel(x.method)), slog.String("route", routeLabel(x.route)),
-		slog.Int("status", status), slog.Duration("took", took), slog.String("remote", ctx.RemoteAddr().String()),
+		slog.Int("status", status), slog.Int64("took_us", took.Microseconds()), slog.String("remote", ctx.RemoteAddr().String()),
 	}
 	if x.caller.Name != "" {
 		attrs = append(attrs, slog.String("client", x.caller.Name))

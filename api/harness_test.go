@@ -149,6 +149,7 @@ func (r reply) problem(t testing.TB) wire.Problem {
 	dec := json.NewDecoder(strings.NewReader(r.body))
 	dec.DisallowUnknownFields()
 	require.NoError(t, dec.Decode(&p), r.body)
+	require.True(t, strings.HasSuffix(r.body, "}\n"), "problems end as ordinary answers do: %q", r.body)
 	require.Equal(t, r.status, p.Status)
 	require.NotEmpty(t, p.Code)
 	require.NotEmpty(t, p.Title)

@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -114,16 +113,14 @@ func refuse(ctx context.Context, err error) error {
 	return x.problem(string(keyservice.CodeInternal), "")
 }
 
-// write answers with the problem on the bare connection, for errors that no route handles.
+// write answers with the problem on the bare connection, for errors that no route handles, in the bytes a route would.
 func (p *Problem) write(ctx *fasthttp.RequestCtx) {
-	body, err := json.Marshal(p)
-	if err != nil { // a struct of strings and numbers
-		body = nil
-	}
 	ctx.Response.ResetBody()
 	ctx.Response.SetStatusCode(p.Status)
 	ctx.Response.Header.SetContentType(problemType)
-	ctx.Response.SetBody(body)
+	if err := jsonFormat.Marshal(ctx.Response.BodyWriter(), p); err != nil { // cannot be: strings and numbers, into memory
+		ctx.Response.ResetBody()
+	}
 }
 
 // humaProblem is how huma's own refusals (a body against its schema) become problems. Their values and any text that

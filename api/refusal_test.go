@@ -115,6 +115,7 @@ func TestRequestsThatAreNone(t *testing.T) {
 			require.True(t, strings.HasPrefix(answer, "HTTP/1.1 "+c.status), answer)
 			require.Contains(t, answer, "application/problem+json")
 			require.Contains(t, answer, `"code":"`+c.code+`"`)
+			require.True(t, strings.HasSuffix(answer, "}\n"), answer)
 			require.NotContains(t, answer, "marker-4711")
 		})
 	}
@@ -149,5 +150,17 @@ func TestNothingSubmittedComesBack(t *testing.T) {
 	}
 	require.NotContains(t, w.log.String(), marker)
 	r := w.send("verifier", "POST", "/v1/verifications", `{"serial":"402519938461","otp":7,"more":1}`)
-	require.Equal(t, []string{"body.otp: expected string", "body: expected required property use to be present", "body: unexpected property"}, r.problem(t).Errors)
+	require.Equal(t, []string{"body.otp: expected string", "body: an unknown field stands in body; known are otp, serial, use", "body: expected required property use to be present"},
+		r.problem(t).Errors)
+}
+
+// TestUnknownFieldsAreAnsweredWithTheKnown: the object it stands in is named, and what that object may hold.
+func TestUnknownFieldsAreAnsweredWithTheKnown(t *testing.T) {
+	w := start(t, &recorder{}, nil)
+	inDevice := "body.device: an unknown field stands in body.device; known are channel, id, public_key"
+	for name, field := range map[string]string{"a new name": "more", "a name of another object": "serial"} {
+		r := w.send("activator", "POST", "/v1/tokens/402519938461/activation",
+			`{"activation_code":"83920174","device":{"id":"a","channel":"app","public_key":"a2V5","`+field+`":1}}`)
+		require.Equal(t, []string{inDevice}, r.problem(t).Errors, name)
+	}
 }

@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -152,8 +154,9 @@ type routeTable struct {
 }
 
 type routeInfo struct {
-	body bool // takes a body
-	long bool
+	body   bool // takes a body
+	long   bool
+	fields map[string][]string // of each object in the body, by its place
 }
 
 // learn takes the routes and names from the OpenAPI document, so that it cannot differ from what is documented.
@@ -167,7 +170,7 @@ func (t *routeTable) learn(doc *huma.OpenAPI) {
 				continue
 			}
 			key := method + " " + path
-			t.infos[key] = routeInfo{body: op.RequestBody != nil, long: t.long[key]}
+			t.infos[key] = routeInfo{body: op.RequestBody != nil, long: t.long[key], fields: bodyFields(doc, op)}
 			for _, p := range op.Parameters {
 				t.names[p.Name] = true
 			}
@@ -177,6 +180,31 @@ func (t *routeTable) learn(doc *huma.OpenAPI) {
 		for name := range schema.Properties {
 			t.names[name] = true
 		}
+	}
+}
+
+// bodyFields lists the field names of every object in the route's body, by its place: "body", "body.device".
+func bodyFields(doc *huma.OpenAPI, op *huma.Operation) map[string][]string {
+	fields := map[string][]string{}
+	if op.RequestBody == nil {
+		return fields
+	}
+	for _, media := range op.RequestBody.Content {
+		addFields(fields, doc.Components.Schemas, "body", media.Schema)
+	}
+	return fields
+}
+
+func addFields(fields map[string][]string, all huma.Registry, place string, s *huma.Schema) {
+	if s.Ref != "" {
+		s = all.SchemaFromRef(s.Ref)
+	}
+	if s.Type != huma.TypeObject {
+		return
+	}
+	fields[place] = slices.Sorted(maps.Keys(s.Properties))
+	for name, property := range s.Properties {
+		addFields(fields, all, place+"."+name, property)
 	}
 }
 

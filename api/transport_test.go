@@ -237,6 +237,7 @@ func TestAccessLog(t *testing.T) {
 	require.Contains(t, log, `"method":"GET","route":"/v1/tokens/{serial}","status":200`)
 	require.Contains(t, log, `"client":"the-issuer"`)
 	require.Equal(t, 3, strings.Count(log, `"msg":"request"`))
+	require.Len(t, regexp.MustCompile(`"took_us":[1-9][0-9]*,`).FindAllString(log, -1), 3, "microseconds, whole")
 	for _, hidden := range []string{"6037991234567893", "402519938461", "815815815815815", "second-pin"} {
 		require.NotContains(t, log, hidden)
 	}
