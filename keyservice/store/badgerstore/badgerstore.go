@@ -145,7 +145,7 @@ func open(o Options, lock *os.File) (*Store, error) {
 	if err != nil {
 		return nil, corrupt(o.Dir, errors.Join(err, db.Close()))
 	}
-	o.Log.Info("database opened", "dir", o.Dir, "batch", batch, "next_index", next, "took", time.Since(began))
+	o.Log.Info("database opened", "dir", o.Dir, "batch", batch, "next_index", next, "took_ms", time.Since(began).Milliseconds())
 	rows, err := newRowCache(o.cache)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
