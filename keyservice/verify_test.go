@@ -232,7 +232,7 @@ func TestFaultsOfTheStoreAreNeverAVerdict(t *testing.T) {
 		require.Equal(t, code, CodeOf(err))
 	}
 	w.store.before = nil
-	w.entries() // written: the store works again
+	w.entries()                                                          // written: the store works again
 	w.store.after = func(store.Change) error { return store.ErrUnknown } // written, but the answer is lost
 	_, err := w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: typed})
 	require.Equal(t, CodeOutcomeUnknown, CodeOf(err))
