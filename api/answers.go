@@ -12,16 +12,17 @@ import (
 // The answers of the use cases as they travel. Slices are never nil: JSON would say null.
 
 func issueAnswer(t keyservice.IssuedToken) wire.IssueAnswer {
-	return wire.IssueAnswer{
-		Serial: t.Serial, Status: string(t.Status),
-		Activation: wire.Activation{ID: t.Activation.ID, ExpiresAt: t.Activation.ExpiresAt},
+	a := wire.IssueAnswer{Serial: t.Serial, Status: string(t.Status)}
+	if t.Activation != nil {
+		a.Activation = &wire.Activation{ID: t.Activation.ID, ExpiresAt: t.Activation.ExpiresAt}
 	}
+	return a
 }
 
 func activationAnswer(t keyservice.ActivatedToken) wire.ActivationAnswer {
 	return wire.ActivationAnswer{
 		Serial: t.Serial, Status: string(t.Status), ServerTime: t.ServerTime,
-		Seed: wire.WrappedSeed{Alg: "RSA-OAEP", Wrapped: t.Seed},
+		Seed: &wire.WrappedSeed{Alg: "RSA-OAEP", Wrapped: t.Seed},
 		OTP:  otpAnswer(t.Policy),
 	}
 }

@@ -157,7 +157,8 @@ func TestBadActivations(t *testing.T) {
 	path := "/v1/tokens/" + issued.Serial + "/activation"
 	good := b.activation(1, code, &key.PublicKey)
 	but := func(edit func(*wire.ActivationRequest)) wire.ActivationRequest {
-		r := good
+		r, device := good, *good.Device
+		r.Device = &device
 		edit(&r)
 		return r
 	}

@@ -122,8 +122,9 @@ func openBank(t testing.TB) *bank {
 	service, err := keyservice.New(t.Context(), keyservice.Config{
 		HSM: module, Store: b.db, Audit: entries, Node: "node-1", Uses: []string{"second-pin", "login"}, Clock: b.now.time, Log: debugLog(log),
 		Guess: keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100},
-		Profiles: map[string]otp.Policy{"offline-60": {
-			Type: otp.TOTP, Hash: seed.SHA1, Digits: 8, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute,
+		Profiles: map[string]keyservice.Profile{"offline-60": {
+			Policy: otp.Policy{Type: otp.TOTP, Hash: seed.SHA1, Digits: 8, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute},
+			Guess:  keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100},
 		}},
 	})
 	require.NoError(t, err)
@@ -218,7 +219,7 @@ func (b *bank) activation(n int, code string, key any) wire.ActivationRequest {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	require.NoError(b.t, err)
 	return wire.ActivationRequest{
-		Subject: card(n), ActivationCode: code, Device: wire.Device{ID: "device-1", Channel: "app", PublicKey: der},
+		Subject: card(n), ActivationCode: code, Device: &wire.Device{ID: "device-1", Channel: "app", PublicKey: der},
 	}
 }
 

@@ -58,9 +58,13 @@ func (s *Server) collectCode(ctx context.Context, c authz.Caller, in *codeInput)
 }
 
 func (s *Server) activate(ctx context.Context, c authz.Caller, in *activateInput) (wire.ActivationAnswer, error) {
+	device := wire.Device{}
+	if in.Body.Device != nil {
+		device = *in.Body.Device
+	}
 	t, err := s.Service.Activate(ctx, c, keyservice.ActivateRequest{
 		Serial: in.Serial, Subject: seed.NewSubject(in.Body.Subject), Code: seed.NewCode(in.Body.ActivationCode),
-		DeviceID: in.Body.Device.ID, Channel: in.Body.Device.Channel, KeyDER: in.Body.Device.PublicKey,
+		DeviceID: device.ID, Channel: device.Channel, KeyDER: device.PublicKey,
 	})
 	return activationAnswer(t), err
 }

@@ -47,7 +47,7 @@ func (r *recorder) seen() []call {
 var someTime = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 
 var someToken = keyservice.IssuedToken{
-	Serial: "402519938461", Status: keyservice.Issued, Activation: keyservice.Activation{ID: "5d0f", ExpiresAt: someTime},
+	Serial: "402519938461", Status: keyservice.Issued, Activation: &keyservice.Activation{ID: "5d0f", ExpiresAt: someTime},
 }
 
 func (r *recorder) Issue(ctx context.Context, c authz.Caller, in keyservice.IssueRequest) (keyservice.IssuedToken, error) {
@@ -107,4 +107,32 @@ func (r *recorder) AuditEntries(ctx context.Context, c authz.Caller, from uint64
 
 func (r *recorder) CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error) {
 	return nil, r.note(ctx, "compare", c, nil)
+}
+
+func (r *recorder) SetUses(ctx context.Context, c authz.Caller, serial string, uses []string) ([]string, error) {
+	return uses, r.note(ctx, "set-uses", c, serial)
+}
+
+func (r *recorder) SetPIN(ctx context.Context, c authz.Caller, serial string, _ seed.PIN) (keyservice.Status, error) {
+	return keyservice.Issued, r.note(ctx, "set-pin", c, serial)
+}
+
+func (r *recorder) Unlock(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error) {
+	return keyservice.Active, r.note(ctx, "unlock", c, serial)
+}
+
+func (r *recorder) Resync(ctx context.Context, c authz.Caller, in keyservice.ResyncRequest) (keyservice.ResyncVerdict, error) {
+	return keyservice.ResyncVerdict{Accepted: true, Drift: 2 * time.Minute, AuditIndex: 7}, r.note(ctx, "resync", c, in)
+}
+
+func (r *recorder) DeactivateSubject(ctx context.Context, c authz.Caller, class string, _ seed.Subject) ([]string, error) {
+	return []string{someToken.Serial}, r.note(ctx, "deactivate-subject", c, class)
+}
+
+func (r *recorder) ImportKey(ctx context.Context, c authz.Caller) ([]byte, error) {
+	return []byte("der"), r.note(ctx, "import-key", c, nil)
+}
+
+func (r *recorder) Challenge(ctx context.Context, c authz.Caller, in keyservice.ChallengeRequest) (keyservice.Challenge, error) {
+	return keyservice.Challenge{ID: "5d0f", ExpiresAt: someTime}, r.note(ctx, "challenge", c, in)
 }

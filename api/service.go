@@ -5,6 +5,7 @@ import (
 
 	"ramzban/keyservice"
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/seed"
 )
 
 // Service is the use cases as the routes call them; *keyservice.Service carries them out. Errors are *keyservice.Error.
@@ -18,6 +19,13 @@ type Service interface {
 	Suspend(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error)
 	Resume(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error)
 	Deactivate(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error)
+	SetUses(ctx context.Context, c authz.Caller, serial string, uses []string) ([]string, error)
+	SetPIN(ctx context.Context, c authz.Caller, serial string, pin seed.PIN) (keyservice.Status, error)
+	Unlock(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error)
+	Resync(ctx context.Context, c authz.Caller, r keyservice.ResyncRequest) (keyservice.ResyncVerdict, error)
+	DeactivateSubject(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]string, error)
+	ImportKey(ctx context.Context, c authz.Caller) ([]byte, error)
+	Challenge(ctx context.Context, c authz.Caller, r keyservice.ChallengeRequest) (keyservice.Challenge, error)
 	Verify(ctx context.Context, c authz.Caller, r keyservice.VerifyRequest) (keyservice.Verdict, error)
 	AuditEntries(ctx context.Context, c authz.Caller, from uint64, limit int) ([]keyservice.LoggedEntry, error)
 	CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error)

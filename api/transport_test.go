@@ -53,18 +53,18 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 		Class: "card", Subject: "6037991234567893", Channel: "app", Profile: "offline-60", Uses: []string{"second-pin"}, DeviceKeySHA256: pin,
 	})
 	require.NoError(t, err)
-	require.Equal(t, wire.IssueAnswer{Serial: "402519938461", Status: "issued", Activation: wire.Activation{ID: "5d0f", ExpiresAt: someTime}}, issued)
+	require.Equal(t, wire.IssueAnswer{Serial: "402519938461", Status: "issued", Activation: &wire.Activation{ID: "5d0f", ExpiresAt: someTime}}, issued)
 	_, err = issuer.RenewActivationCode(ctx, "402519938461")
 	require.NoError(t, err)
 	code, err := w.goClient("courier").CollectCode(ctx, "5d0f")
 	require.NoError(t, err)
 	require.Equal(t, "83920174", code.Code)
 	activated, err := activator.Activate(ctx, "402519938461", wire.ActivationRequest{
-		Subject: "6037991234567893", ActivationCode: "83920174", Device: wire.Device{ID: "a1b2", Channel: "app", PublicKey: []byte("key")},
+		Subject: "6037991234567893", ActivationCode: "83920174", Device: &wire.Device{ID: "a1b2", Channel: "app", PublicKey: []byte("key")},
 	})
 	require.NoError(t, err)
 	require.Equal(t, wire.OTP{Type: "totp", Hash: "SHA1", Digits: 6, Period: 60}, activated.OTP)
-	require.Equal(t, wire.WrappedSeed{Alg: "RSA-OAEP", Wrapped: []byte("sealed")}, activated.Seed)
+	require.Equal(t, &wire.WrappedSeed{Alg: "RSA-OAEP", Wrapped: []byte("sealed")}, activated.Seed)
 	confirmed, err := activator.Confirm(ctx, "402519938461", wire.ConfirmationRequest{Proof: []byte("proof")})
 	require.NoError(t, err)
 	require.Equal(t, wire.StatusAnswer{Serial: "402519938461", Status: "active"}, confirmed)

@@ -20,21 +20,26 @@ import (
 
 // ActivateRequest binds an issued token to one device.
 type ActivateRequest struct {
+	IdempotencyKey string // optional: a repeat with the same key gets the first answer
+
 	Serial   string
 	Subject  seed.Subject // required for cards; for accounts optional, but checked when given
 	Code     seed.Code
 	DeviceID string
 	Channel  string
 	KeyDER   []byte // SubjectPublicKeyInfo (DER), RSA of 2048 to 4096 bits
+
+	MakerSeed []byte // of hardware tokens, instead of a device: the seed as its maker wrapped it to ImportKey
 }
 
 // ActivatedToken carries the seed to the phone, wrapped.
 type ActivatedToken struct {
 	Serial     string
 	Status     Status
-	Seed       []byte // RSA-OAEP (SHA-1, MGF1-SHA-1, no label) under the device's key
+	Seed       []byte // RSA-OAEP (SHA-1, MGF1-SHA-1, no label) under the device's key; nil for hardware tokens
 	Policy     otp.Policy
 	ServerTime time.Time
+	Repeated   bool // this is the answer to an earlier request with the same idempotency key
 }
 
 // Activate makes the token's seed in the HSM and delivers it to one device, wrapped to the device's key. The same
@@ -172,7 +177,8 @@ func derivationContext(r record, nonce []byte) ([]byte, error) {
 // ConfirmRequest proves that the phone has the seed.
 type ConfirmRequest struct {
 	Serial string
-	Proof  []byte // see ConfirmMessage
+	Proof  []byte        // see ConfirmMessage
+	OTP    seed.Password // of hardware tokens, which can make nothing else: a password, which is used up
 }
 
 // ConfirmMessage is what a device MACs with its seed to prove that it has it: "ramzban/confirm/1" 0x00 serial 0x00 and

@@ -135,7 +135,7 @@ func (s *Service) compareLive(ctx context.Context, snap store.Snapshot, r record
 		return d, nil
 	}
 	d.Logged = 1
-	p, err := stored(ctx, snap, liveKey(r.Class, r.Subject.Sum), func(it store.Item) (pointer, error) { return unmac[pointer](s, it, "live token") })
+	p, err := stored(ctx, snap, liveKey(r.Class, r.kind(), r.Subject.Sum), func(it store.Item) (pointer, error) { return unmac[pointer](s, it, "live token") })
 	if p.Serial == r.Serial {
 		d.Stored = 1
 	}

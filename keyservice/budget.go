@@ -8,11 +8,11 @@ import (
 // GuessLimits bounds guessing: how soon misses make a customer wait, and how many guesses are looked at in a window
 // (RFC 4226 section 7.3; NIST SP 800-63B allows at most 100 consecutive failures).
 type GuessLimits struct {
-	FreeMisses int           // misses in a row after which a delay begins
-	BaseDelay  time.Duration // the first delay; doubles with each further miss
-	MaxDelay   time.Duration // the longest delay
-	WindowDays int           // length of the window in days of 24 hours, UTC
-	MaxMisses  int           // misses within the window after which the subject and use are locked
+	FreeMisses int           `cbor:"1,keyasint"` // misses in a row after which a delay begins
+	BaseDelay  time.Duration `cbor:"2,keyasint"` // the first delay; doubles with each further miss
+	MaxDelay   time.Duration `cbor:"3,keyasint"` // the longest delay
+	WindowDays int           `cbor:"4,keyasint"` // length of the window in days of 24 hours, UTC
+	MaxMisses  int           `cbor:"5,keyasint"` // misses within the window after which the subject and use are locked
 }
 
 // Validate says what is wrong with the limits.

@@ -11,6 +11,7 @@ import (
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
@@ -32,10 +33,13 @@ type Activation struct {
 
 // CollectedCode is a code on its way to the customer.
 type CollectedCode struct {
-	Kind      string // "activation"
+	Kind      string // "activation" or "sms"
 	Serial    string
+	Mobile    seed.Mobile // empty if none was given at issue
 	Code      seed.Code
 	ExpiresAt time.Time
+
+	Transaction *otp.Transaction // what an SMS password is for, to be shown with it; nil if it is bound to none
 }
 
 // newCode draws a new activation code for the token; the code itself is not made, only what it will be made from.

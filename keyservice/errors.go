@@ -3,6 +3,7 @@ package keyservice
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Error is a refusal with a stable code; the API turns Code into a status in one place. Detail says what to do and
@@ -11,6 +12,8 @@ type Error struct {
 	Code   Code
 	Detail string
 	Err    error
+
+	RetryAfter time.Duration // how long to wait before it can help to ask again; 0 if that is not known
 }
 
 // Code names a refusal for machines; it never changes once published.
@@ -36,6 +39,12 @@ const (
 	CodeChannelOther        Code = "channel_other"
 	CodeProofWrong          Code = "proof_wrong"
 	CodeOTPMalformed        Code = "otp_malformed"
+	CodeSeedInvalid         Code = "seed_invalid"
+	CodePINMissing          Code = "pin_not_set"
+	CodeNotOptedIn          Code = "not_opted_in"
+	CodeChallengesPending   Code = "challenges_pending"
+	CodeTooManySubjects     Code = "too_many_subjects"
+	CodeKeyReused           Code = "idempotency_key_reused"
 	CodeTampered            Code = "record_tampered"
 	CodeHSMUnavailable      Code = "hsm_unavailable"
 	CodeStorageUnavailable  Code = "storage_unavailable"

@@ -139,12 +139,20 @@ func (f *faultyStore) Commit(ctx context.Context, c store.Change) (uint64, error
 	return index, err
 }
 
-func profiles() map[string]otp.Policy {
+func profiles() map[string]Profile {
+	profiles := map[string]Profile{}
+	for name, p := range policies() {
+		profiles[name] = Profile{Policy: p, Guess: limits}
+	}
+	return profiles
+}
+
+func policies() map[string]otp.Policy {
 	return map[string]otp.Policy{
 		"offline-60": {Type: otp.TOTP, Hash: seed.SHA1, Digits: 6, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute},
 		"sha-256":    {Type: otp.TOTP, Hash: seed.SHA256, Digits: 8, Period: 30 * time.Second, Validity: time.Minute, DriftSearch: 30 * time.Second, DriftBound: time.Minute},
 		"sha-512":    {Type: otp.TOTP, Hash: seed.SHA512, Digits: 7, Period: 30 * time.Second, Validity: time.Minute, DriftSearch: 30 * time.Second, DriftBound: time.Minute},
-		"counter-6":  {Type: otp.HOTP, Hash: seed.SHA1, Digits: 6, LookAhead: 10},
+		"counter-6":  {Type: otp.HOTP, Hash: seed.SHA1, Digits: 6, LookAhead: 10, ResyncAhead: 100},
 	}
 }
 

@@ -11,8 +11,16 @@ import (
 // seed.ErrUnavailable (an outage, never a verdict) besides what is said of it. All are safe for concurrent use.
 type HSM interface {
 	// Enrol makes a seed from d.Context under the active derivation master key, wraps it under the active wrapping
-	// master key and to the device, and destroys it, in one call. The same context gives the same seed again.
+	// master key and to the device, and destroys it, in one call. The same context gives the same seed again. Without a
+	// device (nil) nobody but the store gets it.
 	Enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKey) (seed.Enrolled, error)
+
+	// ImportKey returns the public key (DER SubjectPublicKeyInfo) to which the maker of hardware tokens wraps their seeds.
+	// Import takes such a seed (RSA-OAEP with SHA-1, MGF1-SHA-1 and no label) from the maker to the active wrapping
+	// master key without its leaving the HSM. seed.ErrBadBlob: it is not wrapped to an import key, or not a seed of 20 to
+	// 64 bytes (32 to 64 for SHA-256, 64 for SHA-512).
+	ImportKey(ctx context.Context) ([]byte, error)
+	Import(ctx context.Context, wrapped []byte, hash seed.Hash) (seed.Wrapped, error)
 
 	// UseSeed lends fn an HMAC under the wrapped seed, which stays in the HSM and pinned while fn runs. fn may be run
 	// again from its start after a session was lost, so it must have no effect but its result. fn must not

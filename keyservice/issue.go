@@ -20,17 +20,27 @@ const (
 
 // The channels a token may live in.
 const (
-	ChannelApp = "app"
-	ChannelPWA = "pwa"
+	ChannelApp      = "app"      // a phone's app …
+	ChannelPWA      = "pwa"      // … or its web app, never both
+	ChannelHardware = "hardware" // a device of its own, whose maker knows the seed
+	ChannelSMS      = "sms"      // the customer's mobile number: no device, the server makes each password
+)
+
+// The kinds of passwords.
+const (
+	KindOffline = "offline" // made by the customer's device
+	KindSMS     = "sms"     // made for one challenge and sent
 )
 
 // IssueRequest asks for a token.
 type IssueRequest struct {
+	IdempotencyKey  string       // optional: a repeat with the same key gets the first answer
 	Class           string       // "card" or "account"
 	Subject         seed.Subject // card number (16–19 digits, Luhn) or account id (1–64 of A-Z a-z 0-9 . _ -)
-	Channel         string       // "app" or "pwa": where it may live
+	Channel         string       // "app", "pwa", "hardware" or "sms": where it may live
+	Mobile          seed.Mobile  // optional: where the courier sends codes, 10 to 15 digits with or without a leading +
 	Profile         string       // name of a configured profile
-	Uses            []string     // what its passwords are good for, e.g. "second-pin"
+	Uses            []string     // what its passwords are good for, e.g. "second-pin"; may be connected later
 	DeviceKeySHA256 []byte       // optional: SHA-256 of the only SubjectPublicKeyInfo (DER) it may be activated for
 }
 
@@ -38,7 +48,8 @@ type IssueRequest struct {
 type IssuedToken struct {
 	Serial     string
 	Status     Status
-	Activation Activation
+	Activation *Activation // nil if there is nothing to activate: SMS tokens are active at once
+	Repeated   bool        // this is the answer to an earlier request with the same idempotency key
 }
 
 // Issue makes a token without a seed: a serial, and an activation code that waits to be collected. A subject has at
@@ -62,7 +73,7 @@ func (s *Service) Issue(ctx context.Context, c authz.Caller, r IssueRequest) (Is
 }
 
 func (t token) issued() IssuedToken {
-	return IssuedToken{Serial: t.Serial, Status: t.Status, Activation: Activation{ID: t.Code.ID, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}}
+	return IssuedToken{Serial: t.Serial, Status: t.Status, Activation: &Activation{ID: t.Code.ID, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}}
 }
 
 // issue decides once: it refuses if a live token exists, else makes every row of a new one.
@@ -71,7 +82,7 @@ func (s *Service) issue(ctx context.Context, r IssueRequest) (token, decision, e
 	if err != nil {
 		return token{}, decision{}, err
 	}
-	live := liveKey(r.Class, pseudonym.Sum)
+	live := liveKey(r.Class, kindOf(r.Channel), pseudonym.Sum)
 	items, err := s.Store.Get(ctx, live)
 	if err != nil {
 		return token{}, decision{}, storeError(err)
@@ -107,7 +118,7 @@ func (s *Service) newToken(ctx context.Context, r IssueRequest, pseudonym seed.M
 	}
 	t := token{record: record{
 		Serial: serial, Class: r.Class, Channel: r.Channel, Uses: r.Uses, Status: Issued, Subject: pseudonym, LastFour: lastFour,
-		Salt: salt, Profile: r.Profile, Policy: s.Profiles[r.Profile], KeyPin: r.DeviceKeySHA256,
+		Salt: salt, Profile: r.Profile, Policy: s.Profiles[r.Profile].Policy, Guess: s.Profiles[r.Profile].Guess, KeyPin: r.DeviceKeySHA256,
 		CreatedAt: s.Clock().UnixMilli(),
 	}}
 	t.Code, err = s.newCode(ctx, t.record)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"ramzban/keyservice/authz"
@@ -43,7 +44,7 @@ func (s *Service) change(ctx context.Context, c authz.Caller, a authz.Action, se
 func (s *Service) changed(ctx context.Context, before, after token, refusal *Error) (decision, error) {
 	if refusal != nil {
 		d := refuse(refusal.Code, refusal.Detail)
-		if after.state == before.state {
+		if reflect.DeepEqual(after.state, before.state) {
 			return d, nil
 		}
 		row, err := s.stateRow(&after)
@@ -85,7 +86,7 @@ func (s *Service) follow(ctx context.Context, before, after token, d *decision) 
 
 // liveRow reads the row that makes this token its subject's live one; a *tampered if it is missing or names another.
 func (s *Service) liveRow(ctx context.Context, t token) (store.Item, error) {
-	items, err := s.Store.Get(ctx, liveKey(t.Class, t.Subject.Sum))
+	items, err := s.Store.Get(ctx, liveKey(t.Class, t.kind(), t.Subject.Sum))
 	if err != nil {
 		return store.Item{}, storeError(err)
 	}

@@ -22,25 +22,38 @@ const (
 // record is everything of a token that is not state. On disk it is CBOR with these integer keys, core deterministic
 // encoding, in an envelope with its HSM seal.
 type record struct {
-	Schema    uint8          `cbor:"0,keyasint"`
-	Revision  uint64         `cbor:"1,keyasint"` // grows with every change of the record; the state row repeats it
-	Serial    string         `cbor:"2,keyasint"`
-	Class     string         `cbor:"3,keyasint"` // card, account
-	Channel   string         `cbor:"4,keyasint"` // app, pwa
-	Uses      []string       `cbor:"5,keyasint"`
-	Status    Status         `cbor:"6,keyasint"`
-	Subject   seed.MACed     `cbor:"7,keyasint"` // pseudonym
-	LastFour  seed.Encrypted `cbor:"8,keyasint"` // the subject's last four characters
-	Salt      []byte         `cbor:"9,keyasint"` // of the subject's commitment in audit entries, 16 bytes
-	Profile   string         `cbor:"10,keyasint"`
-	Policy    otp.Policy     `cbor:"11,keyasint"`
-	KeyPin    []byte         `cbor:"12,keyasint,omitempty"` // SHA-256 of the only device key allowed
-	Code      *codeRecord    `cbor:"13,keyasint,omitempty"` // until the token is confirmed
-	Device    *deviceRecord  `cbor:"14,keyasint,omitempty"` // from activation on
-	Derive    *seed.KeyRef   `cbor:"15,keyasint,omitempty"` // the derivation master key of the seed
-	Seed      *seed.Wrapped  `cbor:"16,keyasint,omitempty"` // until deactivation
-	Delivery  []byte         `cbor:"17,keyasint,omitempty"` // the seed wrapped to the device, until it is confirmed
-	CreatedAt int64          `cbor:"18,keyasint"`           // Unix milliseconds
+	Schema    uint8           `cbor:"0,keyasint"`
+	Revision  uint64          `cbor:"1,keyasint"` // grows with every change of the record; the state row repeats it
+	Serial    string          `cbor:"2,keyasint"`
+	Class     string          `cbor:"3,keyasint"` // card, account
+	Channel   string          `cbor:"4,keyasint"` // app, pwa, hardware, sms
+	Uses      []string        `cbor:"5,keyasint"`
+	Status    Status          `cbor:"6,keyasint"`
+	Subject   seed.MACed      `cbor:"7,keyasint"` // pseudonym
+	LastFour  seed.Encrypted  `cbor:"8,keyasint"` // the subject's last four characters
+	Salt      []byte          `cbor:"9,keyasint"` // of the subject's commitment in audit entries, 16 bytes
+	Profile   string          `cbor:"10,keyasint"`
+	Policy    otp.Policy      `cbor:"11,keyasint"`
+	KeyPin    []byte          `cbor:"12,keyasint,omitempty"` // SHA-256 of the only device key allowed
+	Code      *codeRecord     `cbor:"13,keyasint,omitempty"` // until the token is confirmed
+	Device    *deviceRecord   `cbor:"14,keyasint,omitempty"` // from activation on
+	Derive    *seed.KeyRef    `cbor:"15,keyasint,omitempty"` // the derivation master key of the seed
+	Seed      *seed.Wrapped   `cbor:"16,keyasint,omitempty"` // until deactivation
+	Delivery  []byte          `cbor:"17,keyasint,omitempty"` // the seed wrapped to the device, until it is confirmed
+	CreatedAt int64           `cbor:"18,keyasint"`           // Unix milliseconds
+	Guess     GuessLimits     `cbor:"19,keyasint"`           // throttling of the profile
+	Mobile    *seed.Encrypted `cbor:"20,keyasint,omitempty"` // the customer's mobile number
+	PIN       *seed.Encrypted `cbor:"21,keyasint,omitempty"` // digest of the customer's PIN, as the suite wants it
+}
+
+// kind of passwords the token makes; a subject has at most one live token per class and kind.
+func (r record) kind() string { return kindOf(r.Channel) }
+
+func kindOf(channel string) string {
+	if channel == ChannelSMS {
+		return KindSMS
+	}
+	return KindOffline
 }
 
 // codeRecord is an activation code without the code: what it takes to make it again in the HSM.
@@ -66,6 +79,20 @@ type state struct {
 	Drift     time.Duration `cbor:"3,keyasint"` // learnt clock drift of the device
 	CodeTries int           `cbor:"4,keyasint"` // wrong activation codes so far
 	Sequence  uint64        `cbor:"5,keyasint"` // grows with every change of the state
+
+	Challenges []challenge `cbor:"6,keyasint,omitempty"` // SMS passwords that were asked for, oldest first; at most three
+	Answered   *challenge  `cbor:"7,keyasint,omitempty"` // the one whose password was accepted last
+}
+
+// challenge is an SMS password without the password: what it takes to make it again in the HSM.
+type challenge struct {
+	ID          string          `cbor:"1,keyasint"` // of its code, for the courier
+	Use         string          `cbor:"2,keyasint"`
+	Nonce       []byte          `cbor:"3,keyasint"`
+	ExpiresAt   int64           `cbor:"4,keyasint"`           // Unix milliseconds
+	Tries       int             `cbor:"5,keyasint"`           // wrong passwords while it waited
+	Caller      string          `cbor:"6,keyasint"`           // who asked
+	Transaction *seed.Encrypted `cbor:"7,keyasint,omitempty"` // what it is for, if it is bound
 }
 
 // pointer is a row that names a token: the live token of a subject, or the token of a code.

@@ -16,8 +16,8 @@ func recordKey(serial string) store.Key   { return store.Key("t/" + serial) }
 func stateRowKey(serial string) store.Key { return store.Key("s/" + serial) }
 func codeKey(id string) store.Key         { return store.Key("c/" + id) }
 
-func liveKey(class string, pseudonym []byte) store.Key {
-	return store.Key("l/" + class + "/" + string(pseudonym))
+func liveKey(class, kind string, pseudonym []byte) store.Key {
+	return store.Key("l/" + class + "/" + kind + "/" + string(pseudonym))
 }
 
 func budgetKey(pseudonym []byte, use string) store.Key {

@@ -19,7 +19,6 @@ import (
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
-	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
@@ -33,12 +32,12 @@ type Observer interface {
 // Config is what a Service is made of. Every field is required but Observer.
 type Config struct {
 	HSM      HSM
-	Store    store.Store           // its Sequencer is Audit.Sequence
-	Audit    *audit.Log            // made from the HSM's state key
-	Node     string                // this node's name in audit entries
-	Profiles map[string]otp.Policy // by name; a token keeps the policy it was issued with
-	Uses     []string              // the uses a token may be connected to
-	Guess    GuessLimits
+	Store    store.Store        // its Sequencer is Audit.Sequence
+	Audit    *audit.Log         // made from the HSM's state key
+	Node     string             // this node's name in audit entries
+	Profiles map[string]Profile // by name
+	Uses     []string           // the uses a token may be connected to
+	Guess    GuessLimits        // for subjects that have no token of the use
 	Clock    func() time.Time
 	Log      *slog.Logger
 	Observer Observer // may be nil

@@ -91,6 +91,7 @@ type TokenView struct {
 	Uses      []string
 	Status    Status
 	LastFour  string // of the subject
+	Mobile    string // masked: the first and last four digits; empty if none was given
 	Drift     time.Duration
 	CreatedAt time.Time
 	DeviceID  string // empty before activation

@@ -14,9 +14,15 @@ import (
 
 // VerifyRequest asks whether a password is genuine and unused.
 type VerifyRequest struct {
-	Serial string
-	Use    string // what the customer is doing, e.g. "second-pin"
-	OTP    seed.Password
+	IdempotencyKey string // optional: a repeat with the same key gets the first answer
+
+	Serial  string // either the token …
+	Class   string // … or whose it is: class and subject. Then whatever the subject has for the use is tried
+	Subject seed.Subject
+
+	Use         string // what the customer is doing, e.g. "second-pin"
+	OTP         seed.Password
+	Transaction *otp.Transaction // what the customer is paying; nil if nothing
 }
 
 // Reason says why a password was refused.
@@ -24,22 +30,26 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonMismatch     Reason = "mismatch"      // comes from no acceptable moving factor; counted as a guess
-	ReasonAlreadyUsed  Reason = "already_used"  // is the one accepted last; not counted
-	ReasonNotConnected Reason = "not_connected" // the token is not connected to this use
-	ReasonNotActive    Reason = "not_active"    // issued, pending, suspended or deactivated
-	ReasonThrottled    Reason = "throttled"     // too many misses: wait; the password was not looked at
-	ReasonLocked       Reason = "locked"        // the guess budget is spent; the password was not looked at
+	ReasonMismatch     Reason = "mismatch"            // comes from no acceptable moving factor; counted as a guess
+	ReasonAlreadyUsed  Reason = "already_used"        // is the one accepted last; not counted
+	ReasonNotConnected Reason = "not_connected"       // the token is not connected to this use
+	ReasonNotActive    Reason = "not_active"          // issued, pending, suspended or deactivated
+	ReasonNotBound     Reason = "not_bound"           // genuine, but bound to no transaction, and the token's policy wants it to be; used up
+	ReasonUnsigned     Reason = "transaction_missing" // the token signs transactions, and none was given; not looked at
+	ReasonThrottled    Reason = "throttled"           // too many misses: wait; the password was not looked at
+	ReasonLocked       Reason = "locked"              // the guess budget is spent; the password was not looked at
 )
 
 // Verdict answers Verify. A refusal is a verdict, not an error.
 type Verdict struct {
 	Accepted   bool
-	Reason     Reason // set when refused
-	Serial     string
-	Kind       string        // "offline"; set when accepted
+	Reason     Reason        // set when refused
+	Serial     string        // empty if the request named a subject and nothing matched
+	Kind       string        // "offline" or "sms": what matched
+	Bound      bool          // the password was made for the request's transaction
 	RetryAfter time.Duration // set when throttled or locked
 	AuditIndex uint64
+	Repeated   bool // this is the answer to an earlier request with the same idempotency key
 }
 
 // Verify says whether a password is genuine, unused, and good for this use. It answers "accepted" at most once for any

@@ -10,9 +10,10 @@ import "time"
 type IssueRequest struct {
 	Class           string   `json:"class" enum:"card,account" doc:"Kind of subject" example:"card"`
 	Subject         string   `json:"subject" minLength:"1" maxLength:"64" doc:"Card number (16 to 19 digits) or account id" example:"6037991234567893"`
-	Channel         string   `json:"channel" enum:"app,pwa" doc:"Where the token may live" example:"app"`
+	Channel         string   `json:"channel" enum:"app,pwa,hardware,sms" doc:"Where the token may live; hardware: a device whose maker knows its seed; sms: on no device, each password is sent" example:"app"`
+	Mobile          string   `json:"mobile,omitempty" pattern:"^\\+?[0-9]{10,15}$" doc:"Where the courier sends codes; kept encrypted, shown masked" example:"09121234567"`
 	Profile         string   `json:"profile" minLength:"1" maxLength:"64" doc:"Name of a configured profile" example:"offline-60"`
-	Uses            []string `json:"uses" minItems:"1" maxItems:"16" doc:"What its passwords are good for" example:"[\"second-pin\"]"`
+	Uses            []string `json:"uses" maxItems:"16" doc:"What its passwords are good for; none until it is connected" example:"[\"second-pin\"]"`
 	DeviceKeySHA256 string   `json:"device_key_sha256,omitempty" pattern:"^[0-9a-f]{64}$" doc:"Pin: SHA-256 (hex) of the only device key (DER SubjectPublicKeyInfo) it may be activated for"`
 }
 
@@ -24,17 +25,26 @@ type Activation struct {
 
 // IssueAnswer is an issued token.
 type IssueAnswer struct {
-	Serial     string     `json:"serial" doc:"12 digits, the last a Luhn check digit" example:"402519938461"`
-	Status     string     `json:"status" enum:"issued" doc:"Nothing can be verified yet"`
-	Activation Activation `json:"activation" doc:"Where the activation code waits"`
+	Serial     string      `json:"serial" doc:"12 digits, the last a Luhn check digit" example:"402519938461"`
+	Status     string      `json:"status" enum:"issued,active" doc:"issued: nothing can be verified yet; active: an SMS token, which nobody has to activate"`
+	Activation *Activation `json:"activation,omitempty" doc:"Where the activation code waits; none for an SMS token"`
 }
 
 // CodeAnswer is a code on its way to the customer (POST /v1/codes/{id}/collection).
 type CodeAnswer struct {
-	Kind      string    `json:"kind" enum:"activation" doc:"What the code is for"`
-	Serial    string    `json:"serial" doc:"The token it belongs to" example:"402519938461"`
-	Code      string    `json:"code" doc:"8 digits: send it to the customer's registered number and keep no copy" example:"83920174"`
-	ExpiresAt time.Time `json:"expires_at" doc:"The code dies at this moment"`
+	Kind        string       `json:"kind" enum:"activation,sms" doc:"An activation code, or an SMS password"`
+	Serial      string       `json:"serial" doc:"The token it belongs to" example:"402519938461"`
+	Mobile      string       `json:"mobile,omitempty" doc:"Where to send it, if a number was given at issue" example:"09121234567"`
+	Code        string       `json:"code" doc:"Digits: send it to the customer's registered number and keep no copy" example:"83920174"`
+	ExpiresAt   time.Time    `json:"expires_at" doc:"The code dies at this moment"`
+	Transaction *Transaction `json:"transaction,omitempty" doc:"What the password is for: say it in the message"`
+}
+
+// Transaction is what a password is bound to.
+type Transaction struct {
+	Amount   string `json:"amount" pattern:"^[1-9][0-9]{0,17}$" doc:"In the currency's smallest unit" example:"1500000"`
+	Currency string `json:"currency" pattern:"^[A-Z]{3}$" doc:"ISO 4217" example:"IRR"`
+	Payee    string `json:"payee" pattern:"^[A-Za-z0-9._-]{1,64}$" doc:"Card number or account id" example:"6037997551493320"`
 }
 
 // Device is a phone that asks to hold a token.
@@ -46,9 +56,10 @@ type Device struct {
 
 // ActivationRequest activates a token on one device (POST /v1/tokens/{serial}/activation).
 type ActivationRequest struct {
-	Subject        string `json:"subject,omitempty" maxLength:"64" doc:"Card number or account id the token was issued for; required for cards" example:"6037991234567893"`
-	ActivationCode string `json:"activation_code" pattern:"^[0-9]{8}$" doc:"The code the customer received" example:"83920174"`
-	Device         Device `json:"device" doc:"The one device that will hold the token"`
+	Subject        string  `json:"subject,omitempty" maxLength:"64" doc:"Card number or account id the token was issued for; required for cards" example:"6037991234567893"`
+	ActivationCode string  `json:"activation_code" pattern:"^[0-9]{8}$" doc:"The code the customer received" example:"83920174"`
+	Device         *Device `json:"device,omitempty" doc:"The one device that will hold the token; required unless it is hardware"`
+	MakerSeed      []byte  `json:"maker_seed,omitempty" maxLength:"4096" doc:"Of hardware tokens: base64 of the seed as its maker wrapped it to the key of GET /v1/import-key (RSA-OAEP with SHA-1, MGF1-SHA-1, no label)"`
 }
 
 // WrappedSeed is a seed only the device can open.
@@ -59,24 +70,28 @@ type WrappedSeed struct {
 
 // OTP is what the device needs to make passwords.
 type OTP struct {
-	Type   string `json:"type" enum:"totp,hotp" doc:"RFC 6238 or RFC 4226"`
+	Type   string `json:"type" enum:"totp,hotp,ocra" doc:"RFC 6238, RFC 4226 or RFC 6287"`
 	Hash   string `json:"hash" enum:"SHA1,SHA256,SHA512" doc:"Hash of the HMAC"`
 	Digits int    `json:"digits" doc:"Length of a password, 6 to 8" example:"6"`
-	Period int    `json:"period,omitempty" doc:"Length of a time step in seconds; TOTP only" example:"60"`
+	Period int    `json:"period,omitempty" doc:"Length of a time step in seconds; 0 for counters" example:"60"`
+
+	Suite     string `json:"suite,omitempty" doc:"OCRA suite" example:"OCRA-1:HOTP-SHA1-6:QN08-PSHA1-T1M"`
+	PINDigits int    `json:"pin_digits,omitempty" doc:"The device asks for a PIN of this many digits for each password; OCRA only" example:"8"`
+	Signs     bool   `json:"signs,omitempty" doc:"Each password is for one transaction, whose digest is the question; OCRA only"`
 }
 
 // ActivationAnswer carries the seed to the device.
 type ActivationAnswer struct {
-	Serial     string      `json:"serial" doc:"The token" example:"402519938461"`
-	Status     string      `json:"status" enum:"pending" doc:"Pending until the device proves that it has the seed"`
-	Seed       WrappedSeed `json:"seed" doc:"The token's seed, for this device only"`
-	OTP        OTP         `json:"otp" doc:"How the device makes passwords"`
-	ServerTime time.Time   `json:"server_time" doc:"The server's clock, for a device whose own is wrong"`
+	Serial     string       `json:"serial" doc:"The token" example:"402519938461"`
+	Status     string       `json:"status" enum:"pending" doc:"Pending until the device proves that it has the seed"`
+	Seed       *WrappedSeed `json:"seed,omitempty" doc:"The token's seed, for this device only; none for hardware, which has it"`
+	OTP        OTP          `json:"otp" doc:"How the device makes passwords"`
+	ServerTime time.Time    `json:"server_time" doc:"The server's clock, for a device whose own is wrong"`
 }
 
 // ConfirmationRequest proves that the device has the seed (POST /v1/tokens/{serial}/confirmation).
 type ConfirmationRequest struct {
-	Proof []byte `json:"proof" minLength:"1" maxLength:"128" doc:"Base64 of HMAC(seed, \"ramzban/confirm/1\" 0x00 serial 0x00 SHA-256(public_key)) with the token's hash"`
+	Proof []byte `json:"proof,omitempty" maxLength:"128" doc:"Base64 of HMAC(seed, \"ramzban/confirm/1\" 0x00 serial 0x00 SHA-256(public_key)) with the token's hash"`
 }
 
 // StatusAnswer says what became of a token.
@@ -90,7 +105,8 @@ type TokenAnswer struct {
 	Serial       string    `json:"serial" doc:"The token" example:"402519938461"`
 	Class        string    `json:"class" enum:"card,account" doc:"Kind of subject"`
 	Subject      string    `json:"subject" doc:"Masked: at most the last four characters" example:"****7893"`
-	Channel      string    `json:"channel" enum:"app,pwa" doc:"Where it lives"`
+	Mobile       string    `json:"mobile,omitempty" doc:"Masked: the first and last four digits" example:"0912***4567"`
+	Channel      string    `json:"channel" enum:"app,pwa,hardware,sms" doc:"Where it lives"`
 	Profile      string    `json:"profile" doc:"Name of the profile it was issued with" example:"offline-60"`
 	Uses         []string  `json:"uses" doc:"What its passwords are good for" example:"[\"second-pin\"]"`
 	Status       string    `json:"status" enum:"issued,pending,active,suspended,deactivated" doc:"What it is now"`
@@ -101,9 +117,14 @@ type TokenAnswer struct {
 
 // VerificationRequest asks whether a password is genuine and unused (POST /v1/verifications).
 type VerificationRequest struct {
-	Serial string `json:"serial" maxLength:"64" doc:"The token: 12 digits" example:"402519938461"`
-	Use    string `json:"use" minLength:"1" maxLength:"64" doc:"What the customer is doing: a configured use, and one of the token's" example:"second-pin"`
-	OTP    string `json:"otp" maxLength:"64" doc:"The password as typed: digits only, exactly the token's length" example:"492039"`
+	Serial  string `json:"serial,omitempty" maxLength:"64" doc:"The token: 12 digits; or else class and subject" example:"402519938461"`
+	Class   string `json:"class,omitempty" enum:"card,account" doc:"Kind of subject, instead of a serial" example:"card"`
+	Subject string `json:"subject,omitempty" maxLength:"64" doc:"Whose password it is: whatever the subject has for the use is tried" example:"6037991234567893"`
+
+	Use string `json:"use" minLength:"1" maxLength:"64" doc:"What the customer is doing: a configured use, and one of the token's" example:"second-pin"`
+	OTP string `json:"otp" maxLength:"64" doc:"The password as typed: digits only, exactly the token's length" example:"492039"`
+
+	Transaction *Transaction `json:"transaction,omitempty" doc:"What the customer is paying: a password bound to another is refused"`
 }
 
 // Audit points into the audit log.
@@ -114,12 +135,74 @@ type Audit struct {
 // VerificationAnswer is the verdict. A refused password is not an HTTP error.
 type VerificationAnswer struct {
 	Result            string `json:"result" enum:"accepted,refused" doc:"The verdict"`
-	Reason            string `json:"reason,omitempty" enum:"mismatch,already_used,not_connected,not_active,throttled,locked" doc:"Why it was refused"`
-	Serial            string `json:"serial" doc:"The token" example:"402519938461"`
-	Kind              string `json:"kind,omitempty" enum:"offline" doc:"What matched, when accepted"`
+	Reason            string `json:"reason,omitempty" enum:"mismatch,already_used,not_connected,not_active,not_bound,transaction_missing,throttled,locked" doc:"Why it was refused"`
+	Serial            string `json:"serial,omitempty" doc:"The token; none when a subject was named and nothing matched" example:"402519938461"`
+	Kind              string `json:"kind,omitempty" enum:"offline,sms" doc:"What matched"`
 	Bound             bool   `json:"bound" doc:"Whether the password was bound to a transaction"`
 	RetryAfterSeconds int    `json:"retry_after_seconds,omitempty" minimum:"0" doc:"When throttled or locked: how long no password of this use is looked at"`
 	Audit             Audit  `json:"audit" doc:"Where the decision stands in the audit log"`
+}
+
+// ChallengeRequest asks for an SMS password (POST /v1/challenges).
+type ChallengeRequest struct {
+	Class       string       `json:"class" enum:"card,account" doc:"Kind of subject" example:"card"`
+	Subject     string       `json:"subject" minLength:"1" maxLength:"64" doc:"Card number or account id" example:"6037991234567893"`
+	Use         string       `json:"use" minLength:"1" maxLength:"64" doc:"What the customer is doing" example:"second-pin"`
+	Transaction *Transaction `json:"transaction,omitempty" doc:"What the password will be good for, and nothing else"`
+}
+
+// ChallengeAnswer is an SMS password that waits for the courier.
+type ChallengeAnswer struct {
+	ID        string    `json:"id" doc:"Give this to the courier, who collects the password with it" example:"5d0f6f3c1b7e49a2b8a1c2d3e4f50617"`
+	ExpiresAt time.Time `json:"expires_at" doc:"The password dies at this moment"`
+}
+
+// ResyncRequest proves possession with two consecutive passwords (POST /v1/tokens/{serial}/resync).
+type ResyncRequest struct {
+	OTP1 string `json:"otp1" maxLength:"64" doc:"A password" example:"492039"`
+	OTP2 string `json:"otp2" maxLength:"64" doc:"The next one the device made" example:"170284"`
+}
+
+// ResyncAnswer says whether the token was found. A refusal is not an HTTP error.
+type ResyncAnswer struct {
+	Serial            string `json:"serial" doc:"The token" example:"402519938461"`
+	Result            string `json:"result" enum:"accepted,refused" doc:"accepted: clock or counter are known again, and the token's uses are unlocked"`
+	Reason            string `json:"reason,omitempty" enum:"mismatch,not_active,throttled,locked" doc:"Why it was refused"`
+	DriftSeconds      int    `json:"drift_seconds" doc:"Learnt clock drift of the device, in seconds; positive: its clock is ahead"`
+	RetryAfterSeconds int    `json:"retry_after_seconds,omitempty" minimum:"0" doc:"When throttled or locked: how long no passwords are looked at here"`
+	Audit             Audit  `json:"audit" doc:"Where the decision stands in the audit log"`
+}
+
+// UsesRequest connects a token to uses (PUT /v1/tokens/{serial}/uses).
+type UsesRequest struct {
+	Uses []string `json:"uses" maxItems:"16" doc:"All of them: those not named are disconnected" example:"[\"login\",\"account-pin\"]"`
+}
+
+// UsesAnswer says what a token is connected to.
+type UsesAnswer struct {
+	Serial string   `json:"serial" doc:"The token" example:"402519938461"`
+	Uses   []string `json:"uses" doc:"What its passwords are good for" example:"[\"login\",\"account-pin\"]"`
+}
+
+// PINRequest sets the PIN a customer types for each password (PUT /v1/tokens/{serial}/pin).
+type PINRequest struct {
+	PIN string `json:"pin" pattern:"^[0-9]{4,12}$" doc:"As many digits as the token's profile wants; only its digest is kept, encrypted" example:"27182818"`
+}
+
+// SubjectDeactivationRequest ends all tokens of a customer (POST /v1/subjects/deactivations).
+type SubjectDeactivationRequest struct {
+	Class   string `json:"class" enum:"card,account" doc:"Kind of subject" example:"card"`
+	Subject string `json:"subject" minLength:"1" maxLength:"64" doc:"Card number or account id" example:"6037991234567893"`
+}
+
+// SubjectDeactivationAnswer names the tokens that ended.
+type SubjectDeactivationAnswer struct {
+	Serials []string `json:"serials" doc:"Empty when the subject had no live token"`
+}
+
+// ImportKeyAnswer is the key for makers of hardware tokens (GET /v1/import-key).
+type ImportKeyAnswer struct {
+	PublicKey []byte `json:"public_key" doc:"Base64 of the DER SubjectPublicKeyInfo, RSA; its private half never leaves the HSM"`
 }
 
 // TimeAnswer is the server's clock (GET /v1/time).

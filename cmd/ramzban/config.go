@@ -116,6 +116,8 @@ type ProfileConfig struct {
 	DriftBound Duration `yaml:"drift_bound,omitempty"`
 	// LookAhead is how many counters beyond the next one are tried; hotp only.
 	LookAhead uint64 `yaml:"look_ahead,omitempty"`
+	// ResyncAhead is how many counters are searched for two consecutive passwords; hotp only.
+	ResyncAhead uint64 `yaml:"resync_ahead,omitempty"`
 }
 
 // Policy returns the profile as the key service takes it.
@@ -124,7 +126,7 @@ func (p ProfileConfig) Policy() otp.Policy {
 		Type: p.Type, Hash: seed.Hash(p.Hash), Digits: p.Digits,
 		Period: time.Duration(p.Period), Validity: time.Duration(p.Validity),
 		DriftSearch: time.Duration(p.DriftSearch), DriftBound: time.Duration(p.DriftBound),
-		LookAhead: p.LookAhead,
+		LookAhead: p.LookAhead, ResyncAhead: p.ResyncAhead,
 	}
 }
 

@@ -53,7 +53,7 @@ func shippedProfiles() map[string]ProfileConfig {
 			Period: seconds(60), Validity: seconds(60), DriftSearch: seconds(60), DriftBound: seconds(180)},
 		"offline-120": {Type: otp.TOTP, Hash: sha1, Digits: 6,
 			Period: seconds(120), Validity: seconds(120), DriftSearch: seconds(120), DriftBound: seconds(240)},
-		"counter-6": {Type: otp.HOTP, Hash: sha1, Digits: 6, LookAhead: 10},
+		"counter-6": {Type: otp.HOTP, Hash: sha1, Digits: 6, LookAhead: 10, ResyncAhead: 100},
 	}
 }
 

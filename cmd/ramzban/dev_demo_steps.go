@@ -52,7 +52,7 @@ func (d *demo) activate(ctx context.Context) error {
 		return err
 	}
 	return d.call(ctx, "mobile-bank", http.MethodPost, "/v1/tokens/"+d.issued.Serial+"/activation", wire.ActivationRequest{
-		Subject: demoCard, ActivationCode: d.code.Code, Device: wire.Device{ID: demoDevice, Channel: "app", PublicKey: key},
+		Subject: demoCard, ActivationCode: d.code.Code, Device: &wire.Device{ID: demoDevice, Channel: "app", PublicKey: key},
 	}, http.StatusOK, &d.activated)
 }
 

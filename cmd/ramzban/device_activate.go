@@ -154,7 +154,7 @@ func (p phone) activate(ctx context.Context, api *client.Client, a activation) (
 	}
 	answer, err := api.Activate(ctx, a.serial, wire.ActivationRequest{
 		Subject: a.subject.Reveal(), ActivationCode: a.code.Reveal(),
-		Device: wire.Device{ID: a.deviceID, Channel: a.channel, PublicKey: der},
+		Device: &wire.Device{ID: a.deviceID, Channel: a.channel, PublicKey: der},
 	})
 	if err != nil {
 		return phoneToken{}, fmt.Errorf("activation: %w", explainCall(err))

@@ -101,6 +101,9 @@ func (p phone) publicKey() ([]byte, error) {
 
 // unwrap opens the delivered seed with the phone's key.
 func (p phone) unwrap(a wire.ActivationAnswer) (phoneToken, error) {
+	if a.Seed == nil {
+		return phoneToken{}, errors.New("phone: the service delivered no seed: this token is not for a phone")
+	}
 	s, err := p.open(a.Seed.Wrapped)
 	if err != nil {
 		return phoneToken{}, err

@@ -51,10 +51,10 @@ func TestPhoneUnwrapsOnlyWhatIsItsOwn(t *testing.T) {
 	theirs, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, &other.PublicKey, secret, nil)
 	require.NoError(t, err)
 
-	got, err := p.unwrap(wire.ActivationAnswer{Seed: wire.WrappedSeed{Wrapped: mine}})
+	got, err := p.unwrap(wire.ActivationAnswer{Seed: &wire.WrappedSeed{Wrapped: mine}})
 	require.NoError(t, err)
 	require.Equal(t, secret, got.Seed)
-	_, err = p.unwrap(wire.ActivationAnswer{Seed: wire.WrappedSeed{Wrapped: theirs}})
+	_, err = p.unwrap(wire.ActivationAnswer{Seed: &wire.WrappedSeed{Wrapped: theirs}})
 	require.Error(t, err)
 }
 

@@ -90,7 +90,7 @@ func walkRaw(t *testing.T, s *service, seeds map[string][]byte) []byte {
 	call("sms-gateway", http.MethodPost, "/v1/codes/"+issued.Activation.ID+"/collection", nil, &code)
 	var activated wire.ActivationAnswer
 	call("mobile-bank", http.MethodPost, "/v1/tokens/"+issued.Serial+"/activation", wire.ActivationRequest{
-		Subject: card, ActivationCode: code.Code, Device: wire.Device{ID: "d1", Channel: "app", PublicKey: der}}, &activated)
+		Subject: card, ActivationCode: code.Code, Device: &wire.Device{ID: "d1", Channel: "app", PublicKey: der}}, &activated)
 	token, err := p.unwrap(activated)
 	require.NoError(t, err)
 	seeds[issued.Serial] = token.Seed

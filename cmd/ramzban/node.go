@@ -14,7 +14,6 @@ import (
 	"ramzban/hsm"
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
-	"ramzban/keyservice/otp"
 	"ramzban/keyservice/store/badgerstore"
 )
 
@@ -94,7 +93,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	registry.MustRegister(hsmMetrics{stats: n.hsm.Stats})
 	service, err := keyservice.New(ctx, keyservice.Config{
 		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, badger, n.db.Err), Audit: log, Node: n.config.Node,
-		Profiles: n.config.policies(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
+		Profiles: n.config.profiles(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
 		Clock: time.Now, Log: n.log, Observer: newDecisions(registry),
 	})
 	if err != nil {
@@ -103,12 +102,12 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	return service, nil
 }
 
-func (c Config) policies() map[string]otp.Policy {
-	policies := make(map[string]otp.Policy, len(c.Profiles))
+func (c Config) profiles() map[string]keyservice.Profile {
+	profiles := make(map[string]keyservice.Profile, len(c.Profiles))
 	for name, p := range c.Profiles {
-		policies[name] = p.Policy()
+		profiles[name] = keyservice.Profile{Policy: p.Policy(), Guess: c.Guessing.Limits()}
 	}
-	return policies
+	return profiles
 }
 
 // ready says why the service cannot decide now; nil when it can. The HSM makes one MAC for it.

@@ -220,7 +220,7 @@ func (s *service) activate(ctx context.Context, issued wire.IssueAnswer, card st
 		return customer{}, fmt.Errorf("collect: %w", err)
 	}
 	answer, err := s.as("mobile-bank").Activate(ctx, issued.Serial, wire.ActivationRequest{
-		Subject: card, ActivationCode: code.Code, Device: wire.Device{ID: "d1", Channel: "app", PublicKey: der}})
+		Subject: card, ActivationCode: code.Code, Device: &wire.Device{ID: "d1", Channel: "app", PublicKey: der}})
 	if err != nil {
 		return customer{}, fmt.Errorf("activate: %w", err)
 	}

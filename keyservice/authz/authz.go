@@ -18,10 +18,10 @@ type Role string
 
 // The roles. A bank may give one client several; the demo does not.
 const (
-	Issuer    Role = "issuer"    // issues, suspends, resumes, deactivates tokens
-	Activator Role = "activator" // activates and confirms tokens for phones
+	Issuer    Role = "issuer"    // issues, connects, suspends, resumes, unlocks, deactivates tokens
+	Activator Role = "activator" // activates, confirms and resynchronises tokens for phones
 	Courier   Role = "courier"   // collects codes for delivery (SMS gateway)
-	Verifier  Role = "verifier"  // verifies passwords
+	Verifier  Role = "verifier"  // verifies passwords, asks for SMS passwords
 	Officer   Role = "officer"   // the key ceremony, rotation, approvals
 	Auditor   Role = "auditor"   // reads and checks the audit log
 	Operator  Role = "operator"  // health and metrics
@@ -46,6 +46,13 @@ const (
 	CollectCode     Action = "code.collect"
 	ActivateToken   Action = "token.activate"
 	ConfirmToken    Action = "token.confirm"
+	SetUses         Action = "token.set-uses"
+	SetPIN          Action = "token.set-pin"
+	UnlockToken     Action = "token.unlock"
+	ResyncToken     Action = "token.resync"
+	EndSubject      Action = "subject.deactivate"
+	ReadImportKey   Action = "import-key.read"
+	AskChallenge    Action = "challenge.ask"
 	VerifyOTP       Action = "otp.verify"
 	ReadAudit       Action = "audit.read"
 	CompareAudit    Action = "audit.compare"
@@ -53,10 +60,11 @@ const (
 )
 
 var grants = map[Role][]Action{
-	Issuer:    {IssueToken, RenewCode, ReadToken, SuspendToken, ResumeToken, DeactivateToken},
-	Activator: {ActivateToken, ConfirmToken},
+	Issuer: {IssueToken, RenewCode, ReadToken, SuspendToken, ResumeToken, DeactivateToken, SetUses, SetPIN, UnlockToken,
+		EndSubject},
+	Activator: {ActivateToken, ConfirmToken, ResyncToken, ReadImportKey},
 	Courier:   {CollectCode},
-	Verifier:  {VerifyOTP},
+	Verifier:  {VerifyOTP, AskChallenge},
 	Officer:   {},
 	Auditor:   {ReadAudit, CompareAudit},
 	Operator:  {ReadMetrics},

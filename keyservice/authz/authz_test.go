@@ -11,7 +11,8 @@ func TestTheWholeMatrix(t *testing.T) {
 	matrix := map[Action][]Role{
 		IssueToken: {Issuer}, RenewCode: {Issuer}, ReadToken: {Issuer}, SuspendToken: {Issuer}, ResumeToken: {Issuer}, DeactivateToken: {Issuer},
 		CollectCode: {Courier}, ActivateToken: {Activator}, ConfirmToken: {Activator}, VerifyOTP: {Verifier},
-		ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator},
+		SetUses: {Issuer}, SetPIN: {Issuer}, UnlockToken: {Issuer}, EndSubject: {Issuer}, ResyncToken: {Activator}, ReadImportKey: {Activator},
+		AskChallenge: {Verifier}, ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator},
 	}
 	granted := 0
 	for _, actions := range grants {
@@ -43,6 +44,14 @@ func TestNoRoleReachesAroundTheEnrolment(t *testing.T) {
 			}
 		}
 		require.LessOrEqual(t, can, 1, "%s", r)
+	}
+}
+
+// No one role is enough to ask for an SMS password and read it.
+func TestNoRoleAsksForAPasswordAndReadsIt(t *testing.T) {
+	for _, r := range Roles() {
+		c := Caller{Name: "c", Roles: []Role{r}}
+		require.False(t, Check(c, AskChallenge) == nil && Check(c, CollectCode) == nil, "%s", r)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package otp is the arithmetic of one-time passwords: RFC 4226 (HOTP) and RFC 6238 (TOTP). It plans which moving
-// factors a password may come from, truncates the MACs it is handed, and compares.
+// Package otp is the arithmetic of one-time passwords: RFC 4226 (HOTP), RFC 6238 (TOTP) and RFC
+// 6287 (OCRA). It plans which moving factors a password may come from, truncates the MACs it is handed, and compares.
 //
 // It must not know keys, clocks or storage: it is pure, and is handed the time and the MACs.
 package otp
@@ -31,18 +31,18 @@ func CheckDigits(p seed.Password) error {
 func Message(factor uint64) []byte { return binary.BigEndian.AppendUint64(nil, factor) }
 
 // Truncate makes the password of a MAC (RFC 4226 section 5.3): dynamic truncation to 31 bits, then the last digits. The
-// MAC must be at least 20 bytes and digits between 6 and 8.
+// MAC must be at least 20 bytes and digits between 4 and 10 (RFC 6287 section 5.2).
 func Truncate(mac []byte, digits int) (seed.Password, error) {
-	if len(mac) < 20 || digits < 6 || digits > 8 {
+	if len(mac) < 20 || digits < 4 || digits > 10 {
 		return seed.Password{}, fmt.Errorf("cannot make %d digits of a MAC of %d bytes", digits, len(mac))
 	}
 	offset := mac[len(mac)-1] & 0x0f
 	code := binary.BigEndian.Uint32(mac[offset:]) & 0x7fffffff
-	modulus := uint32(1)
+	modulus := uint64(1)
 	for range digits {
 		modulus *= 10
 	}
-	return seed.NewPassword(fmt.Sprintf("%0*d", digits, code%modulus)), nil
+	return seed.NewPassword(fmt.Sprintf("%0*d", digits, uint64(code)%modulus)), nil
 }
 
 // Equal compares two passwords in constant time for passwords of one length; those of different lengths are never equal.

@@ -87,7 +87,7 @@ func TestTruncateRefusesWhatIsNoMAC(t *testing.T) {
 		_, err := otp.Truncate(make([]byte, n), 6)
 		require.Error(t, err, "%d bytes", n)
 	}
-	for _, digits := range []int{-1, 0, 5, 9, 10} {
+	for _, digits := range []int{-1, 0, 3, 11} {
 		_, err := otp.Truncate(make([]byte, 20), digits)
 		require.Error(t, err, "%d digits", digits)
 	}

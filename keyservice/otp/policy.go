@@ -14,6 +14,8 @@ type Type string
 const (
 	TOTP Type = "totp" // RFC 6238: the time step
 	HOTP Type = "hotp" // RFC 4226: a counter
+	OCRA Type = "ocra" // RFC 6287: a time step or a counter, and a question; perhaps a PIN
+	SMS  Type = "sms"  // a code for one challenge, made from its nonce and transaction
 )
 
 // Policy is how a token's passwords are made and judged. It is sealed in the token's record when the token is issued.
@@ -22,14 +24,22 @@ type Policy struct {
 	Hash   seed.Hash `cbor:"2,keyasint"`
 	Digits int       `cbor:"3,keyasint"` // 6 to 8
 
-	// TOTP only, in whole seconds.
+	// TOTP, OCRA with a time step, and (Validity only) SMS; in whole seconds.
 	Period      time.Duration `cbor:"4,keyasint,omitempty"` // P, the length of a time step
-	Validity    time.Duration `cbor:"5,keyasint,omitempty"` // V: step s is acceptable while s·P ≤ phone time < s·P + V
+	Validity    time.Duration `cbor:"5,keyasint,omitempty"` // V: step s is acceptable while s·P ≤ phone time < s·P + V; of SMS, the life of a code
 	DriftSearch time.Duration `cbor:"6,keyasint,omitempty"` // how far either side of the learnt drift a phone's clock is looked for
 	DriftBound  time.Duration `cbor:"7,keyasint,omitempty"` // the most a phone's clock may ever be off
 
-	// HOTP only.
-	LookAhead uint64 `cbor:"8,keyasint,omitempty"` // how many counters beyond the next one are tried
+	// HOTP, and OCRA with a counter.
+	LookAhead   uint64 `cbor:"8,keyasint,omitempty"`  // how many counters beyond the next one are tried
+	ResyncAhead uint64 `cbor:"13,keyasint,omitempty"` // how many are searched for two consecutive passwords
+
+	// OCRA only.
+	Suite     string `cbor:"9,keyasint,omitempty"`  // its hash, digits and time step are also the policy's
+	PINDigits int    `cbor:"10,keyasint,omitempty"` // length of the customer's PIN, 4 to 12; 0 if the suite takes none
+	Signs     bool   `cbor:"11,keyasint,omitempty"` // every password is for one transaction, which is its question
+
+	AllowUnbound bool `cbor:"12,keyasint,omitempty"` // a password bound to no transaction is good for one all the same
 }
 
 // Validate says what is wrong with a policy, in words for the person who wrote it.
@@ -40,16 +50,23 @@ func (p Policy) Validate() error {
 	if p.Digits < 6 || p.Digits > 8 {
 		return fmt.Errorf("digits must be 6, 7 or 8, not %d", p.Digits)
 	}
+	if p.Type != OCRA && (p.Suite != "" || p.PINDigits != 0 || p.Signs) {
+		return fmt.Errorf("suite, pin_digits and signs are for ocra only")
+	}
 	switch p.Type {
 	case TOTP:
-		return p.validateTOTP()
+		return p.validateTimed()
 	case HOTP:
-		return p.validateHOTP()
+		return p.validateCounted()
+	case OCRA:
+		return p.validateOCRA()
+	case SMS:
+		return p.validateSMS()
 	}
-	return fmt.Errorf("type must be totp or hotp, not %q", p.Type)
+	return fmt.Errorf("type must be totp, hotp, ocra or sms, not %q", p.Type)
 }
 
-func (p Policy) validateTOTP() error {
+func (p Policy) validateTimed() error {
 	for name, d := range map[string]time.Duration{
 		"period": p.Period, "validity": p.Validity, "drift_search": p.DriftSearch, "drift_bound": p.DriftBound,
 	} {
@@ -64,20 +81,105 @@ func (p Policy) validateTOTP() error {
 		return fmt.Errorf("validity must be at least the period (%v), or a password would die while it is shown", p.Period)
 	case p.DriftSearch > p.DriftBound:
 		return fmt.Errorf("drift_search (%v) must not exceed drift_bound (%v)", p.DriftSearch, p.DriftBound)
-	case p.LookAhead != 0:
-		return fmt.Errorf("look_ahead is for hotp only")
+	case p.LookAhead != 0 || p.ResyncAhead != 0:
+		return fmt.Errorf("look_ahead and resync_ahead are for counters only")
 	case (2*p.DriftSearch+p.Validity)/p.Period > 50:
 		return fmt.Errorf("validity and drift_search span %d time steps; at most 50", (2*p.DriftSearch+p.Validity)/p.Period)
+	case (2*p.DriftBound+p.Validity)/p.Period > maxResync:
+		return fmt.Errorf("validity and drift_bound span %d time steps; at most %d", (2*p.DriftBound+p.Validity)/p.Period, maxResync)
 	}
 	return nil
 }
 
-func (p Policy) validateHOTP() error {
-	if p.Period != 0 || p.Validity != 0 || p.DriftSearch != 0 || p.DriftBound != 0 {
-		return fmt.Errorf("period, validity and drift are for totp only")
-	}
-	if p.LookAhead > 50 {
+// maxResync bounds the work of one resynchronisation.
+const maxResync = 1000
+
+func (p Policy) validateCounted() error {
+	switch {
+	case p.Period != 0 || p.Validity != 0 || p.DriftSearch != 0 || p.DriftBound != 0:
+		return fmt.Errorf("period, validity and drift are for time steps only")
+	case p.LookAhead > 50:
 		return fmt.Errorf("look_ahead must be at most 50 (RFC 4226 section 7.4), not %d", p.LookAhead)
+	case p.ResyncAhead < p.LookAhead || p.ResyncAhead > maxResync:
+		return fmt.Errorf("resync_ahead must be between look_ahead (%d) and %d, not %d", p.LookAhead, maxResync, p.ResyncAhead)
 	}
 	return nil
+}
+
+func (p Policy) validateOCRA() error {
+	s, err := ParseSuite(p.Suite)
+	if err != nil {
+		return fmt.Errorf("suite: %w", err)
+	}
+	switch {
+	case s.Counter == (s.TimeStep > 0):
+		return fmt.Errorf("suite must have either C or T: a password's moving factor is what makes it good only once")
+	case s.Session > 0:
+		return fmt.Errorf("suite must not have S: nothing here could give the session information")
+	case s.Hash != p.Hash || s.Digits != p.Digits || s.TimeStep != p.Period:
+		return fmt.Errorf("hash, digits and period must be the suite's")
+	case (s.PIN != 0) != (p.PINDigits != 0):
+		return fmt.Errorf("pin_digits must be given if the suite has P, and only then")
+	case p.PINDigits != 0 && (p.PINDigits < 4 || p.PINDigits > 12):
+		return fmt.Errorf("pin_digits must be between 4 and 12, not %d", p.PINDigits)
+	case p.Signs && !s.Binds():
+		return fmt.Errorf("suite must have a question of at least QH32, QA32 or QN39 to sign: a shorter one fits other transactions too")
+	case p.Signs && p.AllowUnbound:
+		return fmt.Errorf("allow_unbound is not for a suite that signs: all its passwords are bound")
+	case s.Counter:
+		return p.validateCounted()
+	}
+	return p.validateTimed()
+}
+
+func (p Policy) validateSMS() error {
+	switch {
+	case p.Validity%time.Second != 0 || p.Validity < 30*time.Second || p.Validity > 10*time.Minute:
+		return fmt.Errorf("validity must be whole seconds, 30 to 600, not %v", p.Validity)
+	case p.Period != 0 || p.DriftSearch != 0 || p.DriftBound != 0 || p.LookAhead != 0 || p.ResyncAhead != 0:
+		return fmt.Errorf("an sms code has only hash, digits and validity")
+	}
+	return nil
+}
+
+// Counted says whether the moving factor is a counter; else it is a time step.
+func (p Policy) Counted() bool { return p.Type == HOTP || p.Type == OCRA && p.Period == 0 }
+
+// PINHash is the hash under which the customer's PIN enters a password; 0 if it does not.
+func (p Policy) PINHash() seed.Hash {
+	s, err := ParseSuite(p.Suite)
+	if err != nil {
+		return 0
+	}
+	return s.PIN
+}
+
+// Message is what is MACed to make the password of one moving factor: RFC 4226 section 5.1, or for OCRA RFC 6287 section
+// 5.1 with the digest of the PIN if the suite takes one, and with the transaction, if any, as its question. HOTP and TOTP
+// know neither. SMS codes are not made from a moving factor: an error.
+func (p Policy) Message(factor uint64, pin []byte, t *Transaction) ([]byte, error) {
+	switch p.Type {
+	case HOTP, TOTP:
+		return Message(factor), nil
+	case OCRA:
+		return p.ocraMessage(factor, pin, t)
+	}
+	return nil, fmt.Errorf("%q passwords have no moving factor", p.Type)
+}
+
+func (p Policy) ocraMessage(factor uint64, pin []byte, t *Transaction) ([]byte, error) {
+	s, err := ParseSuite(p.Suite)
+	if err != nil {
+		return nil, err
+	}
+	in := Input{Question: s.EmptyQuestion(), PIN: pin}
+	if t != nil {
+		in.Question = s.TransactionQuestion(*t)
+	}
+	if s.Counter {
+		in.Counter = factor
+	} else {
+		in.Step = factor
+	}
+	return s.Message(in)
 }

@@ -6,12 +6,12 @@ import (
 )
 
 // Plan lists the moving factors a password may come from at server time now, most likely first, none below next (the
-// lowest one not yet used up). drift is what was learnt of the phone's clock; it plays no part in HOTP.
+// lowest one not yet used up). drift is what was learnt of the phone's clock; it plays no part with counters.
 //
-// TOTP: step s is acceptable if some phone clock within DriftSearch of the learnt drift, and within DriftBound of the
-// server's, has s·P ≤ phone time < s·P + V. HOTP: the next counter and LookAhead more (RFC 4226 section 7.4).
+// Time steps (RFC 6238): step s is acceptable if some phone clock within DriftSearch of the learnt drift, and within DriftBound of the
+// server's, has s·P ≤ phone time < s·P + V. Counters: the next one and LookAhead more (RFC 4226 section 7.4).
 func (p Policy) Plan(now time.Time, drift time.Duration, next uint64) []uint64 {
-	if p.Type == HOTP {
+	if p.Counted() {
 		return span(next, next+p.LookAhead)
 	}
 	slowest := max(drift-p.DriftSearch, -p.DriftBound)
@@ -27,10 +27,26 @@ func (p Policy) Plan(now time.Time, drift time.Duration, next uint64) []uint64 {
 	return steps
 }
 
+// ResyncPlan lists the moving factors the first of two consecutive passwords may come from at server time now, none below
+// next. It is wider than Plan: with time steps the second password may come from any clock within DriftBound, whatever
+// was learnt; with counters it reaches ResyncAhead (RFC 4226 section 7.4).
+func (p Policy) ResyncPlan(now time.Time, next uint64) []uint64 {
+	if p.Counted() {
+		return span(next, next+p.ResyncAhead)
+	}
+	wide := p
+	wide.DriftSearch = p.DriftBound
+	seconds := wide.Plan(now, 0, next+1)
+	for i := range seconds {
+		seconds[i]-- // the step before
+	}
+	return seconds
+}
+
 // LearnDrift returns what is known of the phone's clock after step s was accepted at server time now: the learnt drift
 // if it explains the password, else the nearest one that does, never beyond DriftBound. Whole milliseconds.
 func (p Policy) LearnDrift(now time.Time, drift time.Duration, s uint64) time.Duration {
-	if p.Type == HOTP {
+	if p.Counted() {
 		return 0
 	}
 	begin := time.UnixMilli(int64(s) * p.Period.Milliseconds())

@@ -55,7 +55,13 @@ type Password struct{ Secret }
 // NewPassword hides a one-time password.
 func NewPassword(v string) Password { return Password{Secret{&v}} }
 
-// PIN is the HSM slot's user PIN.
+// Mobile is a customer's mobile number.
+type Mobile struct{ Secret }
+
+// NewMobile hides a mobile number.
+func NewMobile(v string) Mobile { return Mobile{Secret{&v}} }
+
+// PIN is the HSM slot's user PIN, or a customer's.
 type PIN struct{ Secret }
 
 // NewPIN hides a PIN.

@@ -64,7 +64,7 @@ type Derivation struct {
 type Enrolled struct {
 	Derive    KeyRef  // the derivation master key that made it
 	ForStore  Wrapped // under the active wrapping master key (RFC 5649)
-	ForDevice []byte  // RSA-OAEP ciphertext under the phone's public key
+	ForDevice []byte  // RSA-OAEP ciphertext under the phone's public key; nil if there is no phone
 }
 
 // MAC computes the HMAC of message under one pinned seed, inside the HSM. It is valid only inside the call that lent it.

@@ -1,0 +1,19 @@
+package keyservice
+
+import (
+	"context"
+	"errors"
+
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/seed"
+)
+
+// SetUses connects the token to exactly these uses; none is allowed. It returns them.
+func (s *Service) SetUses(ctx context.Context, c authz.Caller, serial string, uses []string) ([]string, error) {
+	return nil, &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
+}
+
+// SetPIN keeps the digest of the PIN that the customer types into the device for each password.
+func (s *Service) SetPIN(ctx context.Context, c authz.Caller, serial string, pin seed.PIN) (Status, error) {
+	return "", &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
+}
