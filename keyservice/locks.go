@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -17,8 +18,27 @@ type serialLock struct {
 	users int           // holder and waiters; guarded by serialLocks.mu
 }
 
-// lock waits for the serial's lock, at most until ctx ends, and returns what unlocks it.
-func (l *serialLocks) lock(ctx context.Context, serial string) (unlock func(), err error) {
+// lock waits for the locks of all these serials, at most until ctx ends, and returns what unlocks them. They are taken in
+// order and once each, so that no two requests wait for each other.
+func (l *serialLocks) lock(ctx context.Context, serials ...string) (unlock func(), err error) {
+	held := make([]func(), 0, len(serials))
+	unlock = func() {
+		for _, release := range held {
+			release()
+		}
+	}
+	for _, serial := range slices.Compact(slices.Sorted(slices.Values(serials))) {
+		release, err := l.lockOne(ctx, serial)
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		held = append(held, release)
+	}
+	return unlock, nil
+}
+
+func (l *serialLocks) lockOne(ctx context.Context, serial string) (unlock func(), err error) {
 	k := l.enter(serial)
 	select {
 	case k.turn <- struct{}{}:
