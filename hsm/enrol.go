@@ -20,13 +20,15 @@ const minDeviceKey, maxDeviceKey = 2048, 4096
 // Enrol derives the seed of d.Context under the active derivation master key, wraps it under the active wrapping master
 // key (RFC 5649) and to the device (RSA-OAEP with SHA-1, MGF1-SHA-1 and no label), and destroys it. The same context
 // gives the same seed again; the device's ciphertext differs each time. The device key must have 2048 to 4096 bits and
-// an odd exponent from 65537.
+// an odd exponent from 65537. Without a device, nil, the seed is wrapped for the store only.
 func (h *HSM) Enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKey) (seed.Enrolled, error) {
 	if d.Hash.New() == nil || len(d.Context) == 0 {
 		return seed.Enrolled{}, fmt.Errorf("enrol: the derivation needs a context and a hash")
 	}
-	if err := checkDeviceKey(device); err != nil {
-		return seed.Enrolled{}, fmt.Errorf("enrol: %w", err)
+	if device != nil {
+		if err := checkDeviceKey(device); err != nil {
+			return seed.Enrolled{}, fmt.Errorf("enrol: %w", err)
+		}
 	}
 	var e seed.Enrolled
 	err := h.run(ctx, func(g *generation) (err error) {
@@ -42,7 +44,7 @@ func (h *HSM) Enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKe
 
 func checkDeviceKey(k *rsa.PublicKey) error {
 	switch {
-	case k == nil || k.N == nil:
+	case k.N == nil:
 		return errors.New("no device key")
 	case k.N.BitLen() < minDeviceKey || k.N.BitLen() > maxDeviceKey:
 		return fmt.Errorf("the device key has %d bits; %d to %d are accepted", k.N.BitLen(), minDeviceKey, maxDeviceKey)
@@ -58,7 +60,7 @@ func (g *generation) enrol(ctx context.Context, d seed.Derivation, device *rsa.P
 	e := seed.Enrolled{Derive: deriveRef}
 	err := g.workers.withSession(ctx, func(s *session) error {
 		return s.withBorn(deriveKey, d.Context, d.Hash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
-			if e.ForStore, err = g.wrapForStore(s, born); err != nil {
+			if e.ForStore, err = g.wrapForStore(s, born); err != nil || device == nil {
 				return err
 			}
 			e.ForDevice, err = g.wrapForDevice(s, born, device)

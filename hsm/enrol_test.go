@@ -105,11 +105,28 @@ func TestEnrolLeavesNothingInTheHSM(t *testing.T) {
 	require.Zero(t, n)
 }
 
+// Without a device nothing leaves the HSM but what the store keeps.
+func TestASeedWithoutADevice(t *testing.T) {
+	h := open(t)
+	d := seed.Derivation{Context: []byte("no device"), Hash: seed.SHA1}
+	e, err := h.Enrol(t.Context(), d, nil)
+	require.NoError(t, err)
+	require.Nil(t, e.ForDevice)
+	require.Equal(t, seed.KeyRef{Label: "derive", Version: 1}, e.Derive)
+	with, k := enrol(t, h, "no device", seed.SHA1)
+	require.Equal(t, with.ForStore, e.ForStore, "a device changes nothing about the seed")
+	sum, err := known{seed.SHA1, k.value, e.ForStore}.mac(t.Context(), h, []byte("message"))
+	require.NoError(t, err)
+	require.Equal(t, k.software([]byte("message")), sum)
+	n, err := h.LiveObjects(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, n, "the seed in the cache, and no other")
+}
+
 func TestEnrolRefusesUnsoundDeviceKeys(t *testing.T) {
 	h := open(t)
 	n := phone.N
 	for name, key := range map[string]*rsa.PublicKey{
-		"none":          nil,
 		"no modulus":    {E: 65537},
 		"short":         {N: new(big.Int).Rsh(n, 1), E: 65537},
 		"long":          {N: new(big.Int).Lsh(n, 2049), E: 65537},
