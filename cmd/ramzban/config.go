@@ -25,7 +25,7 @@ type Config struct {
 	Profiles map[string]ProfileConfig `yaml:"profiles"`
 	// Uses are what a token's passwords may be good for; a token is connected to some of them.
 	Uses []string `yaml:"uses"`
-	// Guessing bounds how often a customer's passwords may be guessed.
+	// Guessing bounds how often a customer's passwords may be guessed, where their profile does not say it.
 	Guessing GuessingConfig `yaml:"guessing"`
 	// Clients maps certificates to named clients and persons and their roles. Who is not here may do nothing.
 	Clients []ClientConfig `yaml:"clients"`
@@ -98,36 +98,51 @@ type BadgerConfig struct {
 	Reserve Size `yaml:"reserve"`
 }
 
-// ProfileConfig is an otp.Policy as written in the file.
+// ProfileConfig is a keyservice.Profile as written in the file.
 type ProfileConfig struct {
-	// Type is totp (RFC 6238) or hotp (RFC 4226).
+	// Type is totp (RFC 6238), hotp (RFC 4226), ocra (RFC 6287) or sms.
 	Type otp.Type `yaml:"type"`
-	// Hash is SHA1, SHA256 or SHA512.
-	Hash HashName `yaml:"hash"`
-	// Digits is the length of a password: 6 to 8.
-	Digits int `yaml:"digits"`
-	// Period is the length of a time step; totp only.
+	// Hash is SHA1, SHA256 or SHA512; of ocra it is the suite's.
+	Hash HashName `yaml:"hash,omitempty"`
+	// Digits is the length of a password: 6 to 8; of ocra it is the suite's.
+	Digits int `yaml:"digits,omitempty"`
+	// Suite says how a password is made and of what (RFC 6287 section 6); ocra only.
+	Suite string `yaml:"suite,omitempty"`
+	// PINDigits is the length of the PIN that the customer types for each password; ocra with P in its suite only.
+	PINDigits int `yaml:"pin_digits,omitempty"`
+	// Signs says that every password is made for one transaction and good for no other; ocra only.
+	Signs bool `yaml:"signs,omitempty"`
+	// AllowUnbound lets a password that is bound to no transaction be good for one.
+	AllowUnbound bool `yaml:"allow_unbound,omitempty"`
+	// Period is the length of a time step; totp only, of ocra it is the suite's.
 	Period Duration `yaml:"period,omitempty"`
-	// Validity is how long a password is good, from the beginning of its time step; totp only.
+	// Validity is how long a password is good: from the beginning of its time step, or of sms from when it was asked for.
 	Validity Duration `yaml:"validity,omitempty"`
-	// DriftSearch is how far either side of its learnt drift a phone's clock is looked for; totp only.
+	// DriftSearch is how far either side of its learnt drift a phone's clock is looked for; time steps only.
 	DriftSearch Duration `yaml:"drift_search,omitempty"`
-	// DriftBound is the most a phone's clock may ever be off; totp only.
+	// DriftBound is the most a phone's clock may ever be off; time steps only.
 	DriftBound Duration `yaml:"drift_bound,omitempty"`
-	// LookAhead is how many counters beyond the next one are tried; hotp only.
+	// LookAhead is how many counters beyond the next one are tried; counters only.
 	LookAhead uint64 `yaml:"look_ahead,omitempty"`
-	// ResyncAhead is how many counters are searched for two consecutive passwords; hotp only.
+	// ResyncAhead is how many counters are searched for two consecutive passwords; counters only.
 	ResyncAhead uint64 `yaml:"resync_ahead,omitempty"`
+	// Guessing bounds guessing at passwords of this profile; without it Config.Guessing does.
+	Guessing *GuessingConfig `yaml:"guessing,omitempty"`
 }
 
-// Policy returns the profile as the key service takes it.
+// Policy returns the profile's policy as the key service takes it: what a suite says of passwords need not be said twice.
 func (p ProfileConfig) Policy() otp.Policy {
-	return otp.Policy{
+	policy := otp.Policy{
 		Type: p.Type, Hash: seed.Hash(p.Hash), Digits: p.Digits,
 		Period: time.Duration(p.Period), Validity: time.Duration(p.Validity),
 		DriftSearch: time.Duration(p.DriftSearch), DriftBound: time.Duration(p.DriftBound),
 		LookAhead: p.LookAhead, ResyncAhead: p.ResyncAhead,
+		Suite: p.Suite, PINDigits: p.PINDigits, Signs: p.Signs, AllowUnbound: p.AllowUnbound,
 	}
+	if suite, err := otp.ParseSuite(p.Suite); p.Type == otp.OCRA && err == nil {
+		policy.Hash, policy.Digits, policy.Period = suite.Hash, suite.Digits, suite.TimeStep
+	}
+	return policy
 }
 
 // GuessingConfig is one budget per customer and use, over all of the customer's tokens.

@@ -3,8 +3,8 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,26 +93,22 @@ func (c Config) checkHSM() error {
 	return nil
 }
 
-func (c Config) checkProfiles() error {
-	for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
-		if err := c.Profiles[name].Policy().Validate(); err != nil {
-			return wrong("profiles."+name, "%v", err)
-		}
-	}
-	return nil
-}
-
 func (c Config) checkUses() error {
 	if len(c.Uses) == 0 {
 		return wrong("uses", "name at least one")
 	}
 	for _, u := range c.Uses {
-		if u == "" || len(u) > 64 || strings.ContainsFunc(u, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return wrong("uses", "%q is not a name of 1 to 64 printable ASCII characters without spaces", u)
+		if !nameForm.MatchString(u) {
+			return wrong("uses", "%q is not %s", u, nameRule)
 		}
 	}
 	return nil
 }
+
+// nameForm is what uses and profiles may be called. A slash is kept for what the key service itself names.
+var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+
+const nameRule = "a name of 1 to 64 small letters, digits and hyphens that begins with a letter or digit"
 
 func (c Config) checkGuessing() error {
 	if err := c.Guessing.Limits().Validate(); err != nil {

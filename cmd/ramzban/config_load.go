@@ -10,9 +10,6 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
-
-	"ramzban/keyservice/otp"
-	"ramzban/keyservice/seed"
 )
 
 // DefaultConfig returns what holds where the file says nothing. Clients have no default: who is not named may do nothing.
@@ -44,18 +41,6 @@ func DefaultConfig() Config {
 }
 
 func seconds(n int) Duration { return Duration(time.Duration(n) * time.Second) }
-
-// shippedProfiles are there without being configured; a profile of the same name in the file replaces one.
-func shippedProfiles() map[string]ProfileConfig {
-	sha1 := HashName(seed.SHA1)
-	return map[string]ProfileConfig{
-		"offline-60": {Type: otp.TOTP, Hash: sha1, Digits: 6,
-			Period: seconds(60), Validity: seconds(60), DriftSearch: seconds(60), DriftBound: seconds(180)},
-		"offline-120": {Type: otp.TOTP, Hash: sha1, Digits: 6,
-			Period: seconds(120), Validity: seconds(120), DriftSearch: seconds(120), DriftBound: seconds(240)},
-		"counter-6": {Type: otp.HOTP, Hash: sha1, Digits: 6, LookAhead: 10, ResyncAhead: 100},
-	}
-}
 
 // LoadConfig reads and checks a configuration file. Its errors name the file, and the key or line that is wrong.
 func LoadConfig(path string) (Config, error) {

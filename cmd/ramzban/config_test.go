@@ -14,6 +14,10 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
+
+	"ramzban/keyservice"
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/seed"
 )
 
 func TestExampleConfigIsTheDefaults(t *testing.T) {
@@ -119,12 +123,18 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		"hsm.seed_cache":        func(c *Config) { c.HSM.SeedCache = 0 },
 		"hsm.known_answer_file": func(c *Config) { c.HSM.KnownAnswerFile = "" },
 		"store.badger.dir":      func(c *Config) { c.Store.Badger.Dir = "" },
-		"profiles.offline-60": func(c *Config) {
-			p := c.Profiles["offline-60"]
-			p.Digits = 5
-			c.Profiles["offline-60"] = p
+		"profiles.offline-60":   func(c *Config) { c.own("offline-60", func(p *ProfileConfig) { p.Digits = 5 }) },
+		"profiles.offline-60.guessing": func(c *Config) {
+			c.own("offline-60", func(p *ProfileConfig) { p.Guessing = &GuessingConfig{FreeMisses: 3} })
 		},
-		"uses":                       func(c *Config) { c.Uses = []string{"second pin"} },
+		"profiles.signing-60":        func(c *Config) { c.own("signing-60", func(p *ProfileConfig) { p.PINDigits = 8 }) },
+		"profiles.signing-60.suite":  func(c *Config) { c.own("signing-60", func(p *ProfileConfig) { p.Suite = "OCRA-1:HOTP-SHA1-6:QN8" }) },
+		"profiles.signing-60.hash":   func(c *Config) { c.own("signing-60", func(p *ProfileConfig) { p.Hash = HashName(seed.SHA1) }) },
+		"profiles.signing-60.digits": func(c *Config) { c.own("signing-60", func(p *ProfileConfig) { p.Digits = 8 }) },
+		"profiles.signing-60.period": func(c *Config) { c.own("signing-60", func(p *ProfileConfig) { p.Period = seconds(30) }) },
+		"profiles.sms-120":           func(c *Config) { c.own("sms-120", func(p *ProfileConfig) { p.Validity = seconds(601) }) },
+		"profiles":                   func(c *Config) { c.Profiles["a/b"] = c.Profiles["offline-60"] },
+		"uses":                       func(c *Config) { c.Uses = []string{"second/pin"} },
 		"guessing":                   func(c *Config) { c.Guessing.MaxMisses = 101 },
 		"clients":                    func(c *Config) { c.Clients = nil },
 		"clients[0].roles":           func(c *Config) { c.Clients[0].Roles = nil },
@@ -148,6 +158,24 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 	}
 }
 
+// own changes one profile.
+func (c *Config) own(name string, change func(*ProfileConfig)) {
+	p := c.Profiles[name]
+	change(&p)
+	c.Profiles[name] = p
+}
+
+func TestNamesOfUses(t *testing.T) {
+	long := strings.Repeat("a", 64)
+	for name, good := range map[string]bool{"a": true, "4": true, "first-pin": true, long: true,
+		"": false, long + "a": false, "-a": false, "First": false, "a b": false, "/resync": false, "a_b": false, "a\n": false} {
+		c, err := parseConfig([]byte(exampleConfig))
+		require.NoError(t, err)
+		c.Uses = []string{name}
+		require.Equal(t, good, c.Validate() == nil, "%q", name)
+	}
+}
+
 func TestClientsOfOneCertificateAreRefused(t *testing.T) {
 	c, err := parseConfig([]byte(exampleConfig))
 	require.NoError(t, err)
@@ -167,10 +195,41 @@ func TestOwnProfilesJoinTheShippedOnes(t *testing.T) {
 	require.NoError(t, c.Profiles["offline-120"].Policy().Validate())
 }
 
+// What a suite says may be repeated, and is known to the key service either way.
+func TestASuiteSaysHashDigitsAndPeriod(t *testing.T) {
+	const short = "profiles:\n  mine: {type: ocra, suite: 'OCRA-1:HOTP-SHA512-8:QN08-PSHA1-T30S', pin_digits: 4, validity: 30s"
+	var said []otp.Policy
+	for _, text := range []string{short + "}\n", short + ", hash: SHA512, digits: 8, period: 30s}\n"} {
+		c, err := parseConfig([]byte(text))
+		require.NoError(t, err)
+		require.NoError(t, c.checkProfiles())
+		said = append(said, c.profiles()["mine"].Policy)
+	}
+	require.Equal(t, said[0], said[1])
+	require.Equal(t, otp.Policy{Type: otp.OCRA, Hash: seed.SHA512, Digits: 8, Period: 30 * time.Second, Validity: 30 * time.Second,
+		Suite: "OCRA-1:HOTP-SHA512-8:QN08-PSHA1-T30S", PINDigits: 4}, said[0])
+	counted := ProfileConfig{Type: otp.OCRA, Suite: "OCRA-1:HOTP-SHA1-6:C-QN08", LookAhead: 5, ResyncAhead: 50}
+	require.NoError(t, counted.check("profiles.mine"))
+	counted.Period = seconds(60)
+	require.ErrorContains(t, counted.check("profiles.mine"), "profiles.mine.period: ")
+}
+
+func TestAProfileMayHaveItsOwnThrottling(t *testing.T) {
+	c, err := parseConfig([]byte("profiles:\n  mine:\n    type: hotp\n    hash: SHA1\n    digits: 6\n" +
+		"    guessing: {free_misses: 2, base_delay: 60s, max_delay: 120s, window_days: 7, max_misses: 20}\n"))
+	require.NoError(t, err)
+	require.NoError(t, c.checkProfiles())
+	profiles := c.profiles()
+	require.Equal(t, keyservice.GuessLimits{FreeMisses: 2, BaseDelay: time.Minute, MaxDelay: 2 * time.Minute, WindowDays: 7, MaxMisses: 20},
+		profiles["mine"].Guess)
+	require.Equal(t, c.Guessing.Limits(), profiles["offline-60"].Guess)
+}
+
 func TestConfigIsWrittenAsItIsRead(t *testing.T) {
 	c, err := parseConfig([]byte(exampleConfig))
 	require.NoError(t, err)
 	c.HSM.Environment = map[string]string{"SOFTHSM2_CONF": "/x"}
+	c.own("offline-60", func(p *ProfileConfig) { p.Guessing = &GuessingConfig{FreeMisses: 1} })
 	b, err := yaml.Marshal(c)
 	require.NoError(t, err)
 	again, err := parseConfig(b)

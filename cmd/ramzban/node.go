@@ -102,14 +102,6 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	return service, nil
 }
 
-func (c Config) profiles() map[string]keyservice.Profile {
-	profiles := make(map[string]keyservice.Profile, len(c.Profiles))
-	for name, p := range c.Profiles {
-		profiles[name] = keyservice.Profile{Policy: p.Policy(), Guess: c.Guessing.Limits()}
-	}
-	return profiles
-}
-
 // ready says why the service cannot decide now; nil when it can. The HSM makes one MAC for it.
 func (n *node) ready(ctx context.Context) error {
 	if n.stopping.Load() {
