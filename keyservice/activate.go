@@ -152,21 +152,26 @@ func (s *Service) enrol(ctx context.Context, t token, dev device) (token, error)
 	if t.Status == Pending {
 		return t, nil
 	}
-	nonce, err := s.HSM.Random(ctx, 16)
-	if err != nil {
-		return t, err
-	}
-	context, err := derivationContext(t.record, nonce)
-	if err != nil {
-		return t, err
-	}
-	born, err := s.HSM.Enrol(ctx, seed.Derivation{Context: context, Hash: t.Policy.Hash}, dev.key)
+	born, err := s.newSeed(ctx, t.record, dev.key)
 	if err != nil {
 		return t, err
 	}
 	t.Status, t.Device = Pending, &dev.deviceRecord
 	t.Derive, t.Seed, t.Delivery = &born.Derive, &born.ForStore, born.ForDevice
 	return t, nil
+}
+
+// newSeed makes the seed of a token in the HSM, wrapped for the store and, if there is one, to the device's key.
+func (s *Service) newSeed(ctx context.Context, r record, key *rsa.PublicKey) (seed.Enrolled, error) {
+	nonce, err := s.HSM.Random(ctx, 16)
+	if err != nil {
+		return seed.Enrolled{}, err
+	}
+	context, err := derivationContext(r, nonce)
+	if err != nil {
+		return seed.Enrolled{}, err
+	}
+	return s.HSM.Enrol(ctx, seed.Derivation{Context: context, Hash: r.Policy.Hash}, key)
 }
 
 // derivationContext is different for every seed: CBOR of scheme, serial, nonce, purpose, hash and length in bytes.
@@ -191,7 +196,7 @@ func ConfirmMessage(serial string, keySHA256 []byte) []byte {
 // that did not hear the answer may confirm again.
 func (s *Service) Confirm(ctx context.Context, c authz.Caller, r ConfirmRequest) (Status, error) {
 	err := s.change(ctx, c, authz.ConfirmToken, r.Serial, func(t token) (token, *Error, error) {
-		if t.Status != Pending && t.Status != Active {
+		if t.Status != Pending && t.Status != Active || t.Device == nil {
 			return t, notWhile(t.Status, "only a pending token can be confirmed"), nil
 		}
 		right, err := s.rightProof(ctx, t, r.Proof)

@@ -1,8 +1,11 @@
 package keyservice
 
 import (
+	"context"
 	"fmt"
 	"time"
+
+	"ramzban/keyservice/store"
 )
 
 // GuessLimits bounds guessing: how soon misses make a customer wait, and how many guesses are looked at in a window
@@ -22,8 +25,8 @@ func (l GuessLimits) Validate() error {
 		return fmt.Errorf("free misses must be between 1 and 10, not %d", l.FreeMisses)
 	case l.BaseDelay < time.Second || l.MaxDelay < l.BaseDelay || l.MaxDelay > 24*time.Hour:
 		return fmt.Errorf("delays must be between one second and a day, the base (%v) not above the longest (%v)", l.BaseDelay, l.MaxDelay)
-	case l.WindowDays < 1 || l.WindowDays > 90:
-		return fmt.Errorf("the window must be between 1 and 90 days, not %d", l.WindowDays)
+	case l.WindowDays < 1 || l.WindowDays > maxWindow:
+		return fmt.Errorf("the window must be between 1 and %d days, not %d", maxWindow, l.WindowDays)
 	case l.MaxMisses < l.FreeMisses || l.MaxMisses > 100:
 		return fmt.Errorf("misses in the window must be between the free ones (%d) and 100 (NIST SP 800-63B), not %d", l.FreeMisses, l.MaxMisses)
 	}
@@ -37,10 +40,13 @@ type budget struct {
 	Sequence uint64         `cbor:"1,keyasint"` // grows with every change
 	Run      int            `cbor:"2,keyasint"` // misses since the last success
 	LastMiss int64          `cbor:"3,keyasint"` // Unix milliseconds
-	Days     map[uint32]int `cbor:"4,keyasint"` // misses by day since 1970, UTC; only days of the window
+	Days     map[uint32]int `cbor:"4,keyasint"` // misses by day since 1970, UTC; only days of the longest window
 }
 
 const day = 24 * time.Hour
+
+// resyncUse is the use under which a subject's tries to resynchronise are counted. No configured use has a slash.
+const resyncUse = "/resync"
 
 // gate says whether a guess may be looked at now; if not, why and for how long.
 func (b budget) gate(l GuessLimits, now time.Time) (Reason, time.Duration) {
@@ -68,12 +74,16 @@ func (b budget) delay(l GuessLimits) time.Duration {
 	return delay
 }
 
+// maxWindow is the longest window there may be. Misses are kept that long, whatever the limits of a token: another token of
+// the subject may have others.
+const maxWindow = 90
+
 // miss counts one evaluated guess that matched nothing.
-func (b budget) miss(l GuessLimits, now time.Time) budget {
+func (b budget) miss(now time.Time) budget {
 	today := dayOf(now)
 	days := map[uint32]int{today: 1}
 	for d, n := range b.Days {
-		if inWindow(d, l, today) {
+		if inWindow(d, GuessLimits{WindowDays: maxWindow}, today) {
 			days[d] += n
 		}
 	}
@@ -86,6 +96,9 @@ func (b budget) success() budget {
 	b.Run = 0
 	return b
 }
+
+// forgiven is the budget of a customer who proved possession, or whom an issuer unlocked.
+func (b budget) forgiven() budget { return budget{Sequence: b.Sequence + 1} }
 
 func (b budget) misses(l GuessLimits, now time.Time) int {
 	total := 0
@@ -113,3 +126,21 @@ func dayOf(t time.Time) uint32 { return uint32(t.Unix() / int64(day/time.Second)
 // inWindow counts whole days, the oldest one too of which only a part lies in the window, so that no WindowDays times 24
 // hours ever hold more. It also keeps days after today: a clock that was set back forgives nothing.
 func inWindow(d uint32, l GuessLimits, today uint32) bool { return d+uint32(l.WindowDays) >= today }
+
+// loadBudget reads the guess budget of a subject and use. A budget that must be there and is not was deleted: *tampered.
+func (s *Service) loadBudget(ctx context.Context, subject []byte, use string, must bool) (budget, store.Item, error) {
+	items, err := s.Store.Get(ctx, budgetKey(subject, use))
+	if err != nil {
+		return budget{}, store.Item{}, storeError(err)
+	}
+	if items[0].Version == 0 && !must {
+		return budget{}, items[0], nil
+	}
+	b, err := unmac[budget](s, items[0], "guess budget")
+	return b, items[0], err
+}
+
+func (s *Service) budgetRow(subject []byte, use string, b budget) (store.Put, error) {
+	b.Schema = schema
+	return s.mac(budgetKey(subject, use), b)
+}

@@ -109,42 +109,69 @@ func (s *Service) CollectCode(ctx context.Context, c authz.Caller, id string) (C
 }
 
 func (s *Service) collect(ctx context.Context, id string) (CollectedCode, decision, error) {
-	if len(id) != codeIDLength || strings.Trim(id, "0123456789abcdef") != "" {
-		return CollectedCode{}, refuse(CodeCodeNotFound, "no code with this id waits to be collected"), nil
+	t, err := s.codeOwner(ctx, id)
+	if CodeOf(err) == CodeCodeNotFound {
+		return CollectedCode{}, refuse(CodeCodeNotFound, noSuchCode), nil
 	}
-	items, err := s.Store.Get(ctx, codeKey(id))
-	if err != nil {
-		return CollectedCode{}, decision{}, storeError(err)
-	}
-	if items[0].Version == 0 {
-		return CollectedCode{}, refuse(CodeCodeNotFound, "no code with this id waits to be collected"), nil
-	}
-	p, err := unmac[pointer](s, items[0], "code")
 	if err != nil {
 		return CollectedCode{}, decision{}, err
 	}
-	t, err := s.load(ctx, p.Serial)
-	if err != nil {
-		return CollectedCode{}, decision{}, err
-	}
-	if dead := s.uncollectable(t, id); dead != nil {
+	code, dead, err := s.waiting(ctx, t, id)
+	if dead != nil {
 		d := refuse(dead.Code, dead.Detail)
 		d.entry.Serial = t.Serial
 		return CollectedCode{}, d, nil
 	}
-	code, err := s.makeCode(ctx, t.record)
-	d := decision{
+	if err != nil {
+		return CollectedCode{}, decision{}, err
+	}
+	code.Serial = t.Serial
+	code.Mobile, err = s.mobile(ctx, t.record)
+	return code, decision{
 		change: store.Change{Require: t.require},
 		entry:  audit.Entry{Outcome: audit.Done, Serial: t.Serial},
-	}
-	return CollectedCode{Kind: "activation", Serial: t.Serial, Code: code, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}, d, err
+	}, err
 }
 
-func (s *Service) uncollectable(t token, id string) *Error {
-	if t.Code == nil || t.Code.ID != id || t.Status != Issued {
-		return &Error{Code: CodeCodeNotFound, Detail: "no code with this id waits to be collected"}
+const noSuchCode = "no code with this id waits to be collected"
+
+// codeOwner loads the token that a code with this id belongs to.
+func (s *Service) codeOwner(ctx context.Context, id string) (token, error) {
+	if len(id) != codeIDLength || strings.Trim(id, "0123456789abcdef") != "" {
+		return token{}, &Error{Code: CodeCodeNotFound, Detail: noSuchCode}
 	}
-	return s.codeDead(t)
+	items, err := s.Store.Get(ctx, codeKey(id))
+	if err != nil {
+		return token{}, storeError(err)
+	}
+	if items[0].Version == 0 {
+		return token{}, &Error{Code: CodeCodeNotFound, Detail: noSuchCode}
+	}
+	p, err := unmac[pointer](s, items[0], "code")
+	if err != nil {
+		return token{}, err
+	}
+	return s.load(ctx, p.Serial)
+}
+
+// waiting makes the token's code with this id, or says why it cannot be collected. The kind of the token decides what
+// its codes are.
+func (s *Service) waiting(ctx context.Context, t token, id string) (CollectedCode, *Error, error) {
+	if t.kind() == KindSMS {
+		return s.collectSMS(ctx, t, id)
+	}
+	return s.activationCode(ctx, t, id)
+}
+
+func (s *Service) activationCode(ctx context.Context, t token, id string) (CollectedCode, *Error, error) {
+	if t.Code == nil || t.Code.ID != id || t.Status != Issued {
+		return CollectedCode{}, &Error{Code: CodeCodeNotFound, Detail: noSuchCode}, nil
+	}
+	if dead := s.codeDead(t); dead != nil {
+		return CollectedCode{}, dead, nil
+	}
+	code, err := s.makeCode(ctx, t.record)
+	return CollectedCode{Kind: "activation", Code: code, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}, nil, err
 }
 
 // RenewCode gives an issued token a fresh activation code with new tries; the old one dies.

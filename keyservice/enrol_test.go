@@ -224,7 +224,6 @@ func TestBadIssuesAreRefusedAndNameWhatIsWrong(t *testing.T) {
 		"class":             {func(r *IssueRequest) { r.Class = "gateway" }, CodeInvalid},
 		"channel":           {func(r *IssueRequest) { r.Channel = "both" }, CodeInvalid},
 		"profile":           {func(r *IssueRequest) { r.Profile = "offline-61" }, CodeProfileUnknown},
-		"no use":            {func(r *IssueRequest) { r.Uses = nil }, CodeInvalid},
 		"unknown use":       {func(r *IssueRequest) { r.Uses = []string{"pin"} }, CodeInvalid},
 		"a use twice":       {func(r *IssueRequest) { r.Uses = []string{"login", "login"} }, CodeInvalid},
 		"short pin":         {func(r *IssueRequest) { r.DeviceKeySHA256 = []byte("short") }, CodeInvalid},

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"sync"
 	"testing"
@@ -156,6 +157,25 @@ func policies() map[string]otp.Policy {
 	}
 }
 
+// otherProfiles are those whose passwords take more than a moving factor.
+func otherProfiles() map[string]Profile {
+	profiles := map[string]Profile{}
+	for name, p := range map[string]otp.Policy{
+		"sms-120": {Type: otp.SMS, Hash: seed.SHA256, Digits: 6, Validity: 2 * time.Minute},
+		"pin-60": {
+			Type: otp.OCRA, Hash: seed.SHA1, Digits: 6, Suite: "OCRA-1:HOTP-SHA1-6:QN08-PSHA1-T1M", PINDigits: 8,
+			Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute,
+		},
+		"pin-512": {
+			Type: otp.OCRA, Hash: seed.SHA256, Digits: 8, Suite: "OCRA-1:HOTP-SHA256-8:C-QH40-PSHA512", PINDigits: 4, Signs: true,
+			LookAhead: 10, ResyncAhead: 100,
+		},
+	} {
+		profiles[name] = Profile{Policy: p, Guess: limits}
+	}
+	return profiles
+}
+
 func newWorld(t testing.TB) *world {
 	w := &world{t: t, dir: t.TempDir(), clock: &fakeClock{now: time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)}, hsm: &faultyHSM{HSM: theHSM}}
 	w.open()
@@ -176,8 +196,10 @@ func (w *world) open() {
 
 // restart forgets everything the service holds in memory.
 func (w *world) restart() {
+	all := profiles()
+	maps.Copy(all, otherProfiles())
 	s, err := New(context.Background(), Config{
-		HSM: w.hsm, Store: w.store, Audit: w.logbook, Node: "node-1", Profiles: profiles(), Uses: []string{"second-pin", "login"}, Guess: limits,
+		HSM: w.hsm, Store: w.store, Audit: w.logbook, Node: "node-1", Profiles: all, Uses: []string{"second-pin", "login"}, Guess: limits, FailedSubjects: 1000,
 		Clock: w.clock.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(w.t, err)

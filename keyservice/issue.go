@@ -3,11 +3,12 @@ package keyservice
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
@@ -25,6 +26,14 @@ const (
 	ChannelHardware = "hardware" // a device of its own, whose maker knows the seed
 	ChannelSMS      = "sms"      // the customer's mobile number: no device, the server makes each password
 )
+
+// channelTypes says which profiles fit a channel.
+var channelTypes = map[string][]otp.Type{
+	ChannelApp:      {otp.TOTP, otp.HOTP, otp.OCRA},
+	ChannelPWA:      {otp.TOTP, otp.HOTP, otp.OCRA},
+	ChannelHardware: {otp.HOTP},
+	ChannelSMS:      {otp.SMS},
+}
 
 // The kinds of passwords.
 const (
@@ -52,8 +61,8 @@ type IssuedToken struct {
 	Repeated   bool        // this is the answer to an earlier request with the same idempotency key
 }
 
-// Issue makes a token without a seed: a serial, and an activation code that waits to be collected. A subject has at
-// most one live token per class.
+// Issue makes a token without a seed: a serial, and an activation code that waits to be collected. An SMS token gets its
+// seed at once and is active: there is no device to wait for. A subject has at most one live token per class and kind.
 func (s *Service) Issue(ctx context.Context, c authz.Caller, r IssueRequest) (IssuedToken, error) {
 	if err := s.authorise(ctx, c, authz.IssueToken, ""); err != nil {
 		return IssuedToken{}, err
@@ -73,7 +82,11 @@ func (s *Service) Issue(ctx context.Context, c authz.Caller, r IssueRequest) (Is
 }
 
 func (t token) issued() IssuedToken {
-	return IssuedToken{Serial: t.Serial, Status: t.Status, Activation: &Activation{ID: t.Code.ID, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}}
+	issued := IssuedToken{Serial: t.Serial, Status: t.Status}
+	if t.Code != nil {
+		issued.Activation = &Activation{ID: t.Code.ID, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}
+	}
+	return issued
 }
 
 // issue decides once: it refuses if a live token exists, else makes every row of a new one.
@@ -91,7 +104,7 @@ func (s *Service) issue(ctx context.Context, r IssueRequest) (token, decision, e
 		if _, err := unmac[pointer](s, items[0], "live token"); err != nil {
 			return token{}, decision{}, err
 		}
-		return token{}, refuse(CodeLiveTokenExists, "this subject has a live token of this class: deactivate it first"), nil
+		return token{}, refuse(CodeLiveTokenExists, "this subject has a live token of this class and kind: deactivate it first"), nil
 	}
 	t, err := s.newToken(ctx, r, pseudonym)
 	if err != nil {
@@ -107,49 +120,76 @@ func (s *Service) newToken(ctx context.Context, r IssueRequest, pseudonym seed.M
 	if err != nil {
 		return token{}, err
 	}
-	serial := makeSerial(digits)
 	salt, err := s.HSM.Random(ctx, 16)
 	if err != nil {
 		return token{}, err
 	}
-	lastFour, err := s.HSM.Encrypt(ctx, lastFourAAD(serial), []byte(tail(r.Subject)))
-	if err != nil {
+	p := s.Profiles[r.Profile]
+	t := token{record: record{
+		Serial: makeSerial(digits), Class: r.Class, Channel: r.Channel, Uses: slices.Clone(r.Uses), Status: Issued, Subject: pseudonym,
+		Salt: salt, Profile: r.Profile, Policy: p.Policy, Guess: p.Guess, KeyPin: r.DeviceKeySHA256, CreatedAt: s.Clock().UnixMilli(),
+	}}
+	if t.LastFour, err = s.HSM.Encrypt(ctx, lastFourAAD(t.Serial), []byte(tail(r.Subject))); err != nil {
 		return token{}, err
 	}
-	t := token{record: record{
-		Serial: serial, Class: r.Class, Channel: r.Channel, Uses: r.Uses, Status: Issued, Subject: pseudonym, LastFour: lastFour,
-		Salt: salt, Profile: r.Profile, Policy: s.Profiles[r.Profile].Policy, Guess: s.Profiles[r.Profile].Guess, KeyPin: r.DeviceKeySHA256,
-		CreatedAt: s.Clock().UnixMilli(),
-	}}
+	if err := s.keepMobile(ctx, &t.record, r.Mobile); err != nil {
+		return token{}, err
+	}
+	if t.kind() == KindSMS {
+		return s.openSMS(ctx, t)
+	}
 	t.Code, err = s.newCode(ctx, t.record)
 	return t, err
 }
 
-// firstRows makes the decision that writes a new token: record, state, code, the subject's live row, and the guess
-// budgets it does not have yet. A serial or code id that is taken is a conflict, and everything is drawn anew.
+// openSMS gives an SMS token its seed, which no device ever gets, and makes it active.
+func (s *Service) openSMS(ctx context.Context, t token) (token, error) {
+	born, err := s.newSeed(ctx, t.record, nil)
+	if err != nil {
+		return token{}, err
+	}
+	t.Status, t.Derive, t.Seed = Active, &born.Derive, &born.ForStore
+	return t, nil
+}
+
+// firstRows makes the decision that writes a new token: record, state, code if it has one, the subject's live row, and
+// the guess budgets it does not have yet. A serial or code id that is taken is a conflict, and everything is drawn anew.
 func (s *Service) firstRows(ctx context.Context, t token, live store.Key) (decision, error) {
-	t.require = []store.Require{{Key: recordKey(t.Serial)}, {Key: stateRowKey(t.Serial)}, {Key: codeKey(t.Code.ID)}, {Key: live}}
+	pointers := []store.Key{live}
+	if t.Code != nil {
+		pointers = append(pointers, codeKey(t.Code.ID))
+	}
+	t.require = []store.Require{{Key: recordKey(t.Serial)}, {Key: stateRowKey(t.Serial)}}
 	d, err := s.save(ctx, t)
 	if err != nil {
 		return decision{}, err
 	}
 	d.entry.Serial = t.Serial
-	for _, key := range []store.Key{codeKey(t.Code.ID), live} {
-		row, err := s.mac(key, pointer{Schema: schema, Serial: t.Serial})
-		if err != nil {
+	for _, key := range pointers {
+		if err := s.addPointer(key, t.Serial, &d); err != nil {
 			return decision{}, err
 		}
-		d.change.Put = append(d.change.Put, row)
 	}
 	return d, s.addBudgets(ctx, t, &d)
 }
 
-// addBudgets gives the subject a guess budget for each use it has none for. A budget is made with the token, never
-// with the first guess, so that deleting one is seen.
+// addPointer adds a new row that names the token.
+func (s *Service) addPointer(key store.Key, serial string, d *decision) error {
+	row, err := s.mac(key, pointer{Schema: schema, Serial: serial})
+	if err != nil {
+		return err
+	}
+	d.change.Require = append(d.change.Require, store.Require{Key: key})
+	d.change.Put = append(d.change.Put, row)
+	return nil
+}
+
+// addBudgets gives the subject a guess budget for each use it has none for, and one for resynchronising. A budget is
+// made with the token, never with the first guess, so that deleting one is seen.
 func (s *Service) addBudgets(ctx context.Context, t token, d *decision) error {
-	keys := make([]store.Key, len(t.Uses))
-	for i, use := range t.Uses {
-		keys[i] = budgetKey(t.Subject.Sum, use)
+	keys := []store.Key{budgetKey(t.Subject.Sum, resyncUse)}
+	for _, use := range t.Uses {
+		keys = append(keys, budgetKey(t.Subject.Sum, use))
 	}
 	items, err := s.Store.Get(ctx, keys...)
 	if err != nil {
@@ -183,33 +223,27 @@ func tail(s seed.Subject) string {
 
 // checkIssue returns an *Error that says what is wrong with the request.
 func (s *Service) checkIssue(r IssueRequest) error {
-	if r.Channel != ChannelApp && r.Channel != ChannelPWA {
-		return &Error{Code: CodeInvalid, Detail: `channel must be "app" or "pwa"`}
-	}
-	if _, ok := s.Profiles[r.Profile]; !ok {
+	p, known := s.Profiles[r.Profile]
+	types, channel := channelTypes[r.Channel]
+	switch {
+	case !channel:
+		return &Error{Code: CodeInvalid, Detail: `channel must be "app", "pwa", "hardware" or "sms"`}
+	case !known:
 		return &Error{Code: CodeProfileUnknown, Detail: "no profile of this name is configured"}
-	}
-	if n := len(r.DeviceKeySHA256); n != 0 && n != sha256.Size {
+	case !slices.Contains(types, p.Policy.Type):
+		return &Error{Code: CodeInvalid, Detail: fmt.Sprintf("channel %s takes profiles of type %s, and this one is %s", r.Channel, oneOf(types), p.Policy.Type)}
+	case len(r.DeviceKeySHA256) != 0 && r.Channel != ChannelApp && r.Channel != ChannelPWA:
+		return &Error{Code: CodeInvalid, Detail: "device_key_sha256 is for the channels app and pwa: only a phone has a key"}
+	case len(r.DeviceKeySHA256) != 0 && len(r.DeviceKeySHA256) != sha256.Size:
 		return &Error{Code: CodeInvalid, Detail: "device_key_sha256 must be 32 bytes"}
+	}
+	if err := checkMobile(r.Mobile); err != nil {
+		return err
 	}
 	if err := s.checkUses(r.Uses); err != nil {
 		return err
 	}
 	return checkSubject(r.Class, r.Subject)
-}
-
-func (s *Service) checkUses(uses []string) error {
-	seen := map[string]bool{}
-	for _, u := range uses {
-		if !slices.Contains(s.Uses, u) || seen[u] {
-			return &Error{Code: CodeInvalid, Detail: "each use must be " + oneOf(s.Uses) + ", and given once"}
-		}
-		seen[u] = true
-	}
-	if len(uses) == 0 {
-		return &Error{Code: CodeInvalid, Detail: "a token needs at least one use"}
-	}
-	return nil
 }
 
 // oneOf lists alternatives as a sentence does.
@@ -226,25 +260,4 @@ func oneOf[S ~string](all []S) string {
 		list += string(s)
 	}
 	return list
-}
-
-func checkSubject(class string, subject seed.Subject) error {
-	v := subject.Reveal()
-	switch class {
-	case ClassCard:
-		if len(v) < 16 || len(v) > 19 || !luhnValid(v) {
-			return &Error{Code: CodeSubjectInvalid, Detail: "a card number is 16 to 19 digits with a check digit: one of them is mistyped"}
-		}
-	case ClassAccount:
-		if v == "" || len(v) > 64 || strings.ContainsFunc(v, notAccountRune) {
-			return &Error{Code: CodeSubjectInvalid, Detail: "an account id is 1 to 64 of the characters A-Z a-z 0-9 . _ -"}
-		}
-	default:
-		return &Error{Code: CodeInvalid, Detail: `class must be "card" or "account"`}
-	}
-	return nil
-}
-
-func notAccountRune(r rune) bool {
-	return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", r)
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,16 +32,17 @@ type Observer interface {
 
 // Config is what a Service is made of. Every field is required but Observer.
 type Config struct {
-	HSM      HSM
-	Store    store.Store        // its Sequencer is Audit.Sequence
-	Audit    *audit.Log         // made from the HSM's state key
-	Node     string             // this node's name in audit entries
-	Profiles map[string]Profile // by name
-	Uses     []string           // the uses a token may be connected to
-	Guess    GuessLimits        // for subjects that have no token of the use
-	Clock    func() time.Time
-	Log      *slog.Logger
-	Observer Observer // may be nil
+	HSM            HSM
+	Store          store.Store        // its Sequencer is Audit.Sequence
+	Audit          *audit.Log         // made from the HSM's state key
+	Node           string             // this node's name in audit entries
+	Profiles       map[string]Profile // by name
+	Uses           []string           // the uses a token may be connected to
+	FailedSubjects int                // different subjects one caller may fail for within an hour
+	Guess          GuessLimits        // for subjects that have no token of the use
+	Clock          func() time.Time
+	Log            *slog.Logger
+	Observer       Observer // may be nil
 }
 
 // Service carries out the use cases. It is safe for concurrent use.
@@ -48,6 +50,7 @@ type Service struct {
 	Config
 	hostKey []byte // MACs the state rows; held by the host
 	locks   serialLocks
+	failing failingSubjects
 	sealed  *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
 	stalled atomic.Bool                             // the last commit was not written: nothing is looked at before one is
 	scan    sync.Mutex                              // held by the one comparison that may run
@@ -62,12 +65,17 @@ const maxConflicts = 16
 
 // New checks the configuration and fetches the state key from the HSM.
 func New(ctx context.Context, c Config) (*Service, error) {
-	if c.HSM == nil || c.Store == nil || c.Audit == nil || c.Clock == nil || c.Log == nil || c.Node == "" || len(c.Uses) == 0 {
-		return nil, errors.New("keyservice: HSM, Store, Audit, Clock, Log, Node and Uses are required")
+	if c.HSM == nil || c.Store == nil || c.Audit == nil || c.Clock == nil || c.Log == nil || c.Node == "" || len(c.Uses) == 0 || c.FailedSubjects < 1 {
+		return nil, errors.New("keyservice: HSM, Store, Audit, Clock, Log, Node, Uses and FailedSubjects are required")
 	}
 	for name, p := range c.Profiles {
 		if err := p.Validate(); err != nil {
 			return nil, fmt.Errorf("profile %q: %w", name, err)
+		}
+	}
+	for _, use := range c.Uses {
+		if use == "" || strings.Contains(use, "/") {
+			return nil, fmt.Errorf("use %q is empty or has a slash", use) // a slash begins the names of our own budgets
 		}
 	}
 	if err := c.Guess.Validate(); err != nil {
@@ -81,7 +89,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
 	}
-	return &Service{Config: c, hostKey: key, sealed: sealed}, nil
+	return &Service{Config: c, hostKey: key, sealed: sealed, failing: failingSubjects{limit: c.FailedSubjects}}, nil
 }
 
 // decision is what one use case wants to become durable: rows, and the entry that says why.

@@ -16,6 +16,7 @@ type token struct {
 	record
 	state   state
 	require []store.Require
+	over    []store.Key // code rows of challenges that are over
 }
 
 // load reads and checks a token. An unknown serial gives an *Error, a row that fails its check a *tampered that names it.
@@ -125,9 +126,13 @@ func (s *Service) view(ctx context.Context, t token) (TokenView, error) {
 	if err != nil {
 		return TokenView{}, err
 	}
+	mobile, err := s.mobile(ctx, t.record)
+	if err != nil {
+		return TokenView{}, err
+	}
 	v := TokenView{
 		Serial: t.Serial, Class: t.Class, Channel: t.Channel, Profile: t.Profile, Uses: slices.Clone(t.Uses), Status: t.Status,
-		LastFour: string(lastFour), Drift: t.state.Drift, CreatedAt: time.UnixMilli(t.CreatedAt).UTC(),
+		LastFour: string(lastFour), Mobile: masked(mobile), Drift: t.state.Drift, CreatedAt: time.UnixMilli(t.CreatedAt).UTC(),
 	}
 	if t.Device != nil {
 		v.DeviceID = t.Device.ID
