@@ -19,36 +19,60 @@ func issueAnswer(t keyservice.IssuedToken) wire.IssueAnswer {
 	return a
 }
 
-func activationAnswer(t keyservice.ActivatedToken) wire.ActivationAnswer {
-	return wire.ActivationAnswer{
-		Serial: t.Serial, Status: string(t.Status), ServerTime: t.ServerTime,
-		Seed: &wire.WrappedSeed{Alg: "RSA-OAEP", Wrapped: t.Seed},
-		OTP:  otpAnswer(t.Policy),
+func codeAnswer(c keyservice.CollectedCode) wire.CodeAnswer {
+	a := wire.CodeAnswer{Kind: c.Kind, Serial: c.Serial, Mobile: c.Mobile.Reveal(), Code: c.Code.Reveal(), ExpiresAt: c.ExpiresAt}
+	if t := c.Transaction; t != nil {
+		a.Transaction = &wire.Transaction{Amount: t.Amount, Currency: t.Currency, Payee: t.Payee.Reveal()}
 	}
+	return a
+}
+
+func activationAnswer(t keyservice.ActivatedToken) wire.ActivationAnswer {
+	a := wire.ActivationAnswer{Serial: t.Serial, Status: string(t.Status), ServerTime: t.ServerTime, OTP: otpAnswer(t.Policy)}
+	if t.Seed != nil {
+		a.Seed = &wire.WrappedSeed{Alg: "RSA-OAEP", Wrapped: t.Seed}
+	}
+	return a
 }
 
 func otpAnswer(p otp.Policy) wire.OTP {
-	return wire.OTP{Type: string(p.Type), Hash: p.Hash.String(), Digits: p.Digits, Period: int(p.Period / time.Second)}
+	return wire.OTP{
+		Type: string(p.Type), Hash: p.Hash.String(), Digits: p.Digits, Period: int(p.Period / time.Second),
+		Suite: p.Suite, PINDigits: p.PINDigits, Signs: p.Signs,
+	}
 }
 
 func tokenAnswer(t keyservice.TokenView) wire.TokenAnswer {
 	return wire.TokenAnswer{
-		Serial: t.Serial, Class: t.Class, Subject: "****" + t.LastFour, Channel: t.Channel, Profile: t.Profile,
-		Uses: append([]string{}, t.Uses...), Status: string(t.Status), DriftSeconds: int(t.Drift / time.Second),
+		Serial: t.Serial, Class: t.Class, Subject: "****" + t.LastFour, Mobile: t.Mobile, Channel: t.Channel,
+		Profile: t.Profile, Uses: append([]string{}, t.Uses...), Status: string(t.Status), DriftSeconds: int(t.Drift / time.Second),
 		DeviceID: t.DeviceID, CreatedAt: t.CreatedAt,
 	}
 }
 
 func verificationAnswer(v keyservice.Verdict) wire.VerificationAnswer {
-	a := wire.VerificationAnswer{
-		Result: "refused", Reason: string(v.Reason), Serial: v.Serial, Kind: v.Kind,
-		RetryAfterSeconds: int(math.Ceil(v.RetryAfter.Seconds())), Audit: wire.Audit{Index: v.AuditIndex},
+	return wire.VerificationAnswer{
+		Result: result(v.Accepted), Reason: string(v.Reason), Serial: v.Serial, Kind: v.Kind, Bound: v.Bound,
+		RetryAfterSeconds: seconds(v.RetryAfter), Audit: wire.Audit{Index: v.AuditIndex},
 	}
-	if v.Accepted {
-		a.Result = "accepted"
-	}
-	return a
 }
+
+func resyncAnswer(serial string, v keyservice.ResyncVerdict) wire.ResyncAnswer {
+	return wire.ResyncAnswer{
+		Serial: serial, Result: result(v.Accepted), Reason: string(v.Reason), DriftSeconds: int(v.Drift / time.Second),
+		RetryAfterSeconds: seconds(v.RetryAfter), Audit: wire.Audit{Index: v.AuditIndex},
+	}
+}
+
+func result(accepted bool) string {
+	if accepted {
+		return "accepted"
+	}
+	return "refused"
+}
+
+// seconds rounds up: who waits that long has waited enough.
+func seconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
 func auditAnswer(from uint64, entries []keyservice.LoggedEntry) wire.AuditAnswer {
 	a := wire.AuditAnswer{Entries: make([]wire.AuditEntry, len(entries)), Next: from}

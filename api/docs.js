@@ -83,7 +83,7 @@
     el("h3", {}, el("span", { className: "method " + method }, method), el("code", {}, path),
       el("span", { className: "role" }, op["x-role"] ? "role: " + op["x-role"] : "anyone")),
     el("p", {}, el("strong", {}, op.summary)), paragraphs(op.description),
-    (op.parameters || []).length ? table(op.parameters.map((p) => row(p.name, p.schema, p.required, p.description)), "parameter", "type", "meaning") : null,
+    (op.parameters || []).length ? table(op.parameters.map((p) => row(p.name + " (" + p.in + ")", p.schema, p.required, p.description)), "parameter", "type", "meaning") : null,
     op.requestBody ? body("Request: ", op.requestBody.content) : null,
     responses(op));
 

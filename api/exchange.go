@@ -31,6 +31,8 @@ type exchange struct {
 	code    string              // of the problem answered, "" if none
 	retry   time.Duration       // when to try again, 0 for what the code says
 	cause   error               // why, for the log
+
+	replayed bool // the answer was given before, under the same idempotency key
 }
 
 type exchangeKey struct{}
@@ -166,6 +168,9 @@ func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange) {
 	h.Set(fiber.HeaderCacheControl, "no-store")
 	if after := x.retryAfter(); after != "" {
 		h.Set(fiber.HeaderRetryAfter, after)
+	}
+	if x.replayed {
+		h.Set(replayedHeader, "true")
 	}
 	if l, ours := ctx.Conn().(*line); s.lines.draining() || (ours && l.single()) {
 		h.SetConnectionClose()

@@ -10,27 +10,35 @@ import (
 	"ramzban/keyservice/seed"
 )
 
-// The inputs of the routes. Path parameters are not validated here: the use cases say what is wrong with a serial.
+// The inputs of the routes. Path parameters are not validated here: the use cases say what is wrong with a serial. A
+// route whose input has an IdempotencyKey may be repeated under one.
 type (
-	issueInput    struct{ Body wire.IssueRequest }
-	verifyInput   struct{ Body wire.VerificationRequest }
+	issueInput struct {
+		IdempotencyKey string `header:"Idempotency-Key"`
+		Body           wire.IssueRequest
+	}
 	activateInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
-		Body   wire.ActivationRequest
+		IdempotencyKey string `header:"Idempotency-Key"`
+		Serial         string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Body           wire.ActivationRequest
 	}
 	confirmInput struct {
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
 		Body   wire.ConfirmationRequest
 	}
+	usesInput struct {
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Body   wire.UsesRequest
+	}
+	pinInput struct {
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Body   wire.PINRequest
+	}
 	tokenInput struct {
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
 	}
-	codeInput struct {
-		ID string `path:"id" doc:"Id of the activation, from the issuer: 32 lower-case hexadecimal digits" example:"5d0f6f3c1b7e49a2b8a1c2d3e4f50617"`
-	}
-	auditInput struct {
-		From  uint64 `query:"from" default:"0" doc:"Index of the first entry wanted"`
-		Limit int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"How many entries at most"`
+	subjectInput struct {
+		Body wire.SubjectDeactivationRequest
 	}
 	noInput struct{}
 )
@@ -38,12 +46,13 @@ type (
 func (s *Server) issue(ctx context.Context, c authz.Caller, in *issueInput) (wire.IssueAnswer, error) {
 	pin, err := hex.DecodeString(in.Body.DeviceKeySHA256)
 	if err != nil {
-		return wire.IssueAnswer{}, &keyservice.Error{Code: keyservice.CodeInvalid, Detail: "device_key_sha256 must be 64 hex digits"}
+		return wire.IssueAnswer{}, invalid("device_key_sha256 must be 64 hex digits")
 	}
 	t, err := s.Service.Issue(ctx, c, keyservice.IssueRequest{
-		Class: in.Body.Class, Subject: seed.NewSubject(in.Body.Subject), Channel: in.Body.Channel,
-		Profile: in.Body.Profile, Uses: in.Body.Uses, DeviceKeySHA256: pin,
+		IdempotencyKey: in.IdempotencyKey, Class: in.Body.Class, Subject: seed.NewSubject(in.Body.Subject), Channel: in.Body.Channel,
+		Mobile: seed.NewMobile(in.Body.Mobile), Profile: in.Body.Profile, Uses: in.Body.Uses, DeviceKeySHA256: pin,
 	})
+	exchangeOf(ctx).replayed = t.Repeated
 	return issueAnswer(t), err
 }
 
@@ -52,31 +61,50 @@ func (s *Server) renewCode(ctx context.Context, c authz.Caller, in *tokenInput) 
 	return issueAnswer(t), err
 }
 
-func (s *Server) collectCode(ctx context.Context, c authz.Caller, in *codeInput) (wire.CodeAnswer, error) {
-	code, err := s.Service.CollectCode(ctx, c, in.ID)
-	return wire.CodeAnswer{Kind: code.Kind, Serial: code.Serial, Code: code.Code.Reveal(), ExpiresAt: code.ExpiresAt}, err
-}
-
 func (s *Server) activate(ctx context.Context, c authz.Caller, in *activateInput) (wire.ActivationAnswer, error) {
-	device := wire.Device{}
-	if in.Body.Device != nil {
-		device = *in.Body.Device
+	if err := oneHolder(in.Body); err != nil {
+		return wire.ActivationAnswer{}, err
 	}
-	t, err := s.Service.Activate(ctx, c, keyservice.ActivateRequest{
-		Serial: in.Serial, Subject: seed.NewSubject(in.Body.Subject), Code: seed.NewCode(in.Body.ActivationCode),
-		DeviceID: device.ID, Channel: device.Channel, KeyDER: device.PublicKey,
-	})
+	r := keyservice.ActivateRequest{
+		IdempotencyKey: in.IdempotencyKey, Serial: in.Serial, Subject: seed.NewSubject(in.Body.Subject),
+		Code: seed.NewCode(in.Body.ActivationCode), MakerSeed: in.Body.MakerSeed,
+	}
+	if d := in.Body.Device; d != nil {
+		r.DeviceID, r.Channel, r.KeyDER = d.ID, d.Channel, d.PublicKey
+	}
+	t, err := s.Service.Activate(ctx, c, r)
+	exchangeOf(ctx).replayed = t.Repeated
 	return activationAnswer(t), err
 }
 
 func (s *Server) confirm(ctx context.Context, c authz.Caller, in *confirmInput) (wire.StatusAnswer, error) {
-	status, err := s.Service.Confirm(ctx, c, keyservice.ConfirmRequest{Serial: in.Serial, Proof: in.Body.Proof})
+	if err := oneProof(in.Body); err != nil {
+		return wire.StatusAnswer{}, err
+	}
+	status, err := s.Service.Confirm(ctx, c, keyservice.ConfirmRequest{
+		Serial: in.Serial, Proof: in.Body.Proof, OTP: seed.NewPassword(in.Body.OTP),
+	})
 	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
+}
+
+func (s *Server) importKey(ctx context.Context, c authz.Caller, _ *noInput) (wire.ImportKeyAnswer, error) {
+	key, err := s.Service.ImportKey(ctx, c)
+	return wire.ImportKeyAnswer{PublicKey: key}, err
 }
 
 func (s *Server) token(ctx context.Context, c authz.Caller, in *tokenInput) (wire.TokenAnswer, error) {
 	t, err := s.Service.Token(ctx, c, in.Serial)
 	return tokenAnswer(t), err
+}
+
+func (s *Server) setUses(ctx context.Context, c authz.Caller, in *usesInput) (wire.UsesAnswer, error) {
+	uses, err := s.Service.SetUses(ctx, c, in.Serial, in.Body.Uses)
+	return wire.UsesAnswer{Serial: in.Serial, Uses: append([]string{}, uses...)}, err
+}
+
+func (s *Server) setPIN(ctx context.Context, c authz.Caller, in *pinInput) (wire.StatusAnswer, error) {
+	status, err := s.Service.SetPIN(ctx, c, in.Serial, seed.NewPIN(in.Body.PIN))
+	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
 }
 
 func (s *Server) suspend(ctx context.Context, c authz.Caller, in *tokenInput) (wire.StatusAnswer, error) {
@@ -94,21 +122,14 @@ func (s *Server) deactivate(ctx context.Context, c authz.Caller, in *tokenInput)
 	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
 }
 
-func (s *Server) verify(ctx context.Context, c authz.Caller, in *verifyInput) (wire.VerificationAnswer, error) {
-	v, err := s.Service.Verify(ctx, c, keyservice.VerifyRequest{
-		Serial: in.Body.Serial, Use: in.Body.Use, OTP: seed.NewPassword(in.Body.OTP),
-	})
-	return verificationAnswer(v), err
+func (s *Server) unlock(ctx context.Context, c authz.Caller, in *tokenInput) (wire.StatusAnswer, error) {
+	status, err := s.Service.Unlock(ctx, c, in.Serial)
+	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
 }
 
-func (s *Server) auditEntries(ctx context.Context, c authz.Caller, in *auditInput) (wire.AuditAnswer, error) {
-	entries, err := s.Service.AuditEntries(ctx, c, in.From, in.Limit)
-	return auditAnswer(in.From, entries), err
-}
-
-func (s *Server) compareAudit(ctx context.Context, c authz.Caller, _ *noInput) (wire.ComparisonAnswer, error) {
-	found, err := s.Service.CompareAudit(ctx, c)
-	return comparisonAnswer(found), err
+func (s *Server) deactivateSubject(ctx context.Context, c authz.Caller, in *subjectInput) (wire.SubjectDeactivationAnswer, error) {
+	serials, err := s.Service.DeactivateSubject(ctx, c, in.Body.Class, seed.NewSubject(in.Body.Subject))
+	return wire.SubjectDeactivationAnswer{Serials: append([]string{}, serials...)}, err
 }
 
 // time answers anyone: a phone whose clock is wrong has no other way to know.

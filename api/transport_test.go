@@ -104,13 +104,13 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 	require.Equal(t, authz.Caller{Name: "the-issuer", Roles: []authz.Role{authz.Issuer}}, seen["issue"].caller)
 	require.Equal(t, keyservice.IssueRequest{
 		Class: "card", Subject: seed.NewSubject("6037991234567893"), Channel: "app", Profile: "offline-60", Uses: []string{"second-pin"},
-		DeviceKeySHA256: bytes.Repeat([]byte{0xab}, 32),
+		Mobile: seed.NewMobile(""), DeviceKeySHA256: bytes.Repeat([]byte{0xab}, 32),
 	}, seen["issue"].input)
 	require.Equal(t, keyservice.ActivateRequest{
 		Serial: "402519938461", Subject: seed.NewSubject("6037991234567893"), Code: seed.NewCode("83920174"), DeviceID: "a1b2",
 		Channel: "app", KeyDER: []byte("key"),
 	}, seen["activate"].input)
-	require.Equal(t, keyservice.VerifyRequest{Serial: "402519938461", Use: "second-pin", OTP: seed.NewPassword("492039")}, seen["verify"].input)
+	require.Equal(t, keyservice.VerifyRequest{Serial: "402519938461", Subject: seed.NewSubject(""), Use: "second-pin", OTP: seed.NewPassword("492039")}, seen["verify"].input)
 	require.Equal(t, 50, seen["entries"].input)
 }
 

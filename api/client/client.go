@@ -1,6 +1,8 @@
 // Package client is the Go client of Ramzban's API: one method per route, over mutual TLS 1.3. A refusal of the
 // service comes back as a *wire.Problem (errors.As), whose Code is stable; anything else is a transport failure, after
-// which the outcome is unknown. Nothing is retried: only the caller knows whether that is safe.
+// which the outcome is unknown. Whether to repeat a request is for the caller to decide: WithIdempotencyKey makes it safe.
+// By itself the client repeats only what cannot be done twice: reading, a request of which nothing was sent, and one that
+// has an idempotency key, when the server closes a kept connection instead of answering.
 //
 // It must not know the server's insides: it shares nothing with it but the wire types.
 package client
@@ -82,6 +84,16 @@ func New(o Options) (*Client, error) {
 	}}, nil
 }
 
+type idempotencyKey struct{}
+
+// WithIdempotencyKey returns a context whose calls carry the key: 1 to 128 printable ASCII characters without spaces. A call
+// that is repeated with the same key and request, within a day, gets the first answer again and does nothing twice. Verify,
+// Challenge, Issue and Activate take one; the service refuses it on other calls. Draw a fresh random key, such as
+// crypto/rand.Text makes, for each new request.
+func WithIdempotencyKey(ctx context.Context, key string) context.Context {
+	return context.WithValue(ctx, idempotencyKey{}, key)
+}
+
 func tlsConfig(o Options) (*tls.Config, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS13}
 	if o.CAFile != "" {
@@ -154,6 +166,9 @@ func request(ctx context.Context, method string, to *url.URL, in any) (*http.Req
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", "application/json, application/problem+json")
+	if key, given := ctx.Value(idempotencyKey{}).(string); given {
+		req.Header.Set("Idempotency-Key", key) // net/http takes it for leave to repeat the request, with this same key
+	}
 	return req, nil
 }
 

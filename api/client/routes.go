@@ -49,6 +49,16 @@ func (c *Client) Token(ctx context.Context, serial string) (wire.TokenAnswer, er
 	return call[wire.TokenAnswer](ctx, c, http.MethodGet, c.at("tokens", serial), nil)
 }
 
+// SetUses connects a token to exactly these uses; none is allowed. Role: issuer.
+func (c *Client) SetUses(ctx context.Context, serial string, r wire.UsesRequest) (wire.UsesAnswer, error) {
+	return call[wire.UsesAnswer](ctx, c, http.MethodPut, c.at("tokens", serial, "uses"), r)
+}
+
+// SetPIN sets the PIN that the customer types into the device for each password. Role: issuer.
+func (c *Client) SetPIN(ctx context.Context, serial string, r wire.PINRequest) (wire.StatusAnswer, error) {
+	return call[wire.StatusAnswer](ctx, c, http.MethodPut, c.at("tokens", serial, "pin"), r)
+}
+
 // Suspend makes an active token refuse every password until it is resumed. Role: issuer.
 func (c *Client) Suspend(ctx context.Context, serial string) (wire.StatusAnswer, error) {
 	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "suspend"), nil)
@@ -59,9 +69,35 @@ func (c *Client) Resume(ctx context.Context, serial string) (wire.StatusAnswer, 
 	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "resume"), nil)
 }
 
+// Unlock forgives the wrong passwords of all uses that a token is connected to. Role: issuer.
+func (c *Client) Unlock(ctx context.Context, serial string) (wire.StatusAnswer, error) {
+	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "unlock"), nil)
+}
+
 // Deactivate ends a token for good. Role: issuer.
 func (c *Client) Deactivate(ctx context.Context, serial string) (wire.StatusAnswer, error) {
 	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "deactivate"), nil)
+}
+
+// DeactivateSubject ends all live tokens of a subject for good. Role: issuer.
+func (c *Client) DeactivateSubject(ctx context.Context, r wire.SubjectDeactivationRequest) (wire.SubjectDeactivationAnswer, error) {
+	return call[wire.SubjectDeactivationAnswer](ctx, c, http.MethodPost, c.at("subjects", "deactivations"), r)
+}
+
+// ImportKey reads the public key to which makers of hardware tokens wrap seeds. Role: activator.
+func (c *Client) ImportKey(ctx context.Context) (wire.ImportKeyAnswer, error) {
+	return call[wire.ImportKeyAnswer](ctx, c, http.MethodGet, c.at("import-key"), nil)
+}
+
+// Challenge asks for an SMS password; the courier collects it with the id in the answer. Role: verifier.
+func (c *Client) Challenge(ctx context.Context, r wire.ChallengeRequest) (wire.ChallengeAnswer, error) {
+	return call[wire.ChallengeAnswer](ctx, c, http.MethodPost, c.at("challenges"), r)
+}
+
+// Resync finds a token again by two consecutive passwords, and unlocks its uses. A refusal is an answer, not an error.
+// Role: activator.
+func (c *Client) Resync(ctx context.Context, serial string, r wire.ResyncRequest) (wire.ResyncAnswer, error) {
+	return call[wire.ResyncAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "resync"), r)
 }
 
 // Verify asks whether a password is genuine and unused. A refused password is an answer, not an error. Role: verifier.

@@ -92,6 +92,7 @@ type ActivationAnswer struct {
 // ConfirmationRequest proves that the device has the seed (POST /v1/tokens/{serial}/confirmation).
 type ConfirmationRequest struct {
 	Proof []byte `json:"proof,omitempty" maxLength:"128" doc:"Base64 of HMAC(seed, \"ramzban/confirm/1\" 0x00 serial 0x00 SHA-256(public_key)) with the token's hash"`
+	OTP   string `json:"otp,omitempty" maxLength:"64" doc:"Of hardware tokens, instead of a proof: a password, which is used up" example:"492039"`
 }
 
 // StatusAnswer says what became of a token.
