@@ -120,7 +120,7 @@ func openBank(t testing.TB) *bank {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.db.Close()) })
 	service, err := keyservice.New(t.Context(), keyservice.Config{
-		HSM: module, Store: b.db, Audit: entries, Node: "node-1", Uses: []string{"second-pin", "login"}, Clock: b.now.time, Log: debugLog(log),
+		HSM: module, Store: b.db, Audit: entries, Node: "node-1", Uses: []string{"second-pin", "login"}, FailedSubjects: 1000, Clock: b.now.time, Log: debugLog(log),
 		Guess: keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100},
 		Profiles: map[string]keyservice.Profile{"offline-60": {
 			Policy: otp.Policy{Type: otp.TOTP, Hash: seed.SHA1, Digits: 8, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute},

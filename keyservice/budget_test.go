@@ -14,7 +14,7 @@ func TestThreeMissesAreFreeThenDelaysDouble(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	var b budget
 	for _, want := range []time.Duration{0, 0, 30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute} {
-		b = b.miss(limits, now)
+		b = b.miss(now)
 		why, wait := b.gate(limits, now)
 		require.Equal(t, want, wait, "after %d misses", b.Run)
 		require.Equal(t, want > 0, why == ReasonThrottled)
@@ -23,7 +23,7 @@ func TestThreeMissesAreFreeThenDelaysDouble(t *testing.T) {
 		require.Empty(t, why, "the delay is over")
 	}
 	for range 60 {
-		b = b.miss(limits, now)
+		b = b.miss(now)
 	}
 	_, wait := b.gate(limits, now)
 	require.Equal(t, limits.MaxDelay, wait, "delays stop growing")
@@ -33,7 +33,7 @@ func TestSuccessEndsTheDelayButGivesNoGuessBack(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	var b budget
 	for range 5 {
-		b = b.miss(limits, now)
+		b = b.miss(now)
 	}
 	b = b.success()
 	why, _ := b.gate(limits, now)
@@ -45,7 +45,7 @@ func TestTheWindowLocksAndMovesOn(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	var b budget
 	for range 100 {
-		b = b.miss(limits, now).success()
+		b = b.miss(now).success()
 	}
 	why, wait := b.gate(limits, now)
 	require.Equal(t, ReasonLocked, why)
@@ -60,7 +60,7 @@ func TestAClockSetBackForgivesNothing(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	var b budget
 	for range 100 {
-		b = b.miss(limits, now).success()
+		b = b.miss(now).success()
 	}
 	why, _ := b.gate(limits, now.Add(-20*day))
 	require.Equal(t, ReasonLocked, why)
@@ -79,7 +79,7 @@ func TestNoWindowHoldsMoreMissesThanTheLimit(t *testing.T) {
 			if rapid.IntRange(0, 9).Draw(t, "kind") == 0 {
 				b = b.success()
 			} else if why, _ := b.gate(limits, now); why == "" {
-				b = b.miss(limits, now)
+				b = b.miss(now)
 				evaluated = append(evaluated, now)
 			}
 			require.GreaterOrEqual(t, b.Sequence, before.Sequence)

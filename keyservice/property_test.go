@@ -84,7 +84,7 @@ func (m *model) invariants(*rapid.T) {
 	tok := m.token()
 	require.GreaterOrEqual(m.t, tok.state.Next, m.next, "the watermark fell")
 	m.next = tok.state.Next
-	b, err := m.loadBudget(context.Background(), &tok, "second-pin")
+	b, _, err := m.loadBudget(context.Background(), tok.Subject.Sum, "second-pin", true)
 	require.NoError(m.t, err)
 	total := 0
 	for _, n := range b.Days {

@@ -2,11 +2,14 @@ package keyservice
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"time"
 
+	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
 )
 
 // ResyncRequest proves possession of a token with two consecutive passwords.
@@ -25,12 +28,182 @@ type ResyncVerdict struct {
 	AuditIndex uint64
 }
 
-// Resync finds a token again whose clock or counter went astray, and unlocks its uses.
+// Resync finds a token again whose clock or counter went astray, by two consecutive passwords from a wider window (RFC
+// 4226 section 7.4, RFC 6238 section 6). Both are used up. Whoever has them has the token, so its uses are unlocked.
+// Tries are counted in a budget of their own: a customer whom strangers locked out is not locked out here.
 func (s *Service) Resync(ctx context.Context, c authz.Caller, r ResyncRequest) (ResyncVerdict, error) {
-	return ResyncVerdict{}, &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
+	if err := s.authorise(ctx, c, authz.ResyncToken, r.Serial); err != nil {
+		return ResyncVerdict{}, err
+	}
+	if err := checkSerial(r.Serial); err != nil {
+		return ResyncVerdict{}, err
+	}
+	for _, p := range []seed.Password{r.First, r.Second} {
+		if err := otp.CheckDigits(p); err != nil {
+			return ResyncVerdict{}, &Error{Code: CodeOTPMalformed, Detail: err.Error()}
+		}
+	}
+	unlock, err := s.locks.lock(ctx, r.Serial)
+	if err != nil {
+		return ResyncVerdict{}, err
+	}
+	defer unlock()
+	var v ResyncVerdict
+	index, err := s.decide(ctx, c, authz.ResyncToken, r.Serial, func() (d decision, err error) {
+		v, d, err = s.resync(ctx, r)
+		return d, err
+	})
+	if err != nil {
+		return ResyncVerdict{}, err
+	}
+	v.AuditIndex = index
+	return v, nil
 }
 
-// Unlock forgives the misses of every use the token is connected to.
+// resync decides once, from the store as it is now.
+func (s *Service) resync(ctx context.Context, r ResyncRequest) (ResyncVerdict, decision, error) {
+	t, err := s.load(ctx, r.Serial)
+	if err != nil {
+		d, err := notFound(err)
+		return ResyncVerdict{}, d, err
+	}
+	if no := unsyncable(t, r); no != nil {
+		return ResyncVerdict{}, refuse(no.Code, no.Detail), nil
+	}
+	if t.Status != Active {
+		return unsynced(t, ReasonNotActive, 0)
+	}
+	now := s.Clock()
+	tries, it, err := s.loadBudget(ctx, t.Subject.Sum, resyncUse, true)
+	if err != nil {
+		return ResyncVerdict{}, decision{}, err
+	}
+	t.require = append(t.require, store.Require{Key: it.Key, Version: it.Version})
+	if why, wait := tries.gate(t.Guess, now); why != "" {
+		return unsynced(t, why, wait)
+	}
+	factor, found, err := s.matchPair(ctx, t, r, now)
+	switch {
+	case err != nil:
+		return ResyncVerdict{}, decision{}, err
+	case !found:
+		return s.missedPair(t, tries.miss(now))
+	}
+	return s.synced(ctx, t, now, factor)
+}
+
+// unsyncable says why the token can never be found again by these passwords; nil if it can.
+func unsyncable(t token, r ResyncRequest) *Error {
+	switch {
+	case t.kind() == KindSMS:
+		return &Error{Code: CodeInvalid, Detail: "an SMS token has no clock or counter of its own; an issuer can unlock it"}
+	case len(r.First.Reveal()) != t.Policy.Digits || len(r.Second.Reveal()) != t.Policy.Digits:
+		return &Error{Code: CodeOTPMalformed, Detail: otp.ErrMalformed.Error()}
+	case t.Policy.PINDigits > 0 && t.PIN == nil:
+		return noPIN()
+	}
+	return nil
+}
+
+// matchPair finds the moving factor of the first password, such that the second comes from the next one.
+func (s *Service) matchPair(ctx context.Context, t token, r ResyncRequest, now time.Time) (factor uint64, found bool, err error) {
+	maker, err := s.passwords(ctx, t, nil)
+	if err != nil {
+		return 0, false, err
+	}
+	defer clear(maker.pin)
+	plan := t.Policy.ResyncPlan(now, t.state.Next)
+	err = s.HSM.UseSeed(ctx, *t.Seed, t.Policy.Hash, func(mac seed.MAC) (err error) {
+		found = false // the HSM may run this again from its start
+		for _, factor = range plan {
+			first, err := maker.is(mac, factor, r.First)
+			if err != nil {
+				return err
+			}
+			if !first {
+				continue
+			}
+			if found, err = maker.is(mac, factor+1, r.Second); err != nil || found {
+				return err
+			}
+		}
+		return nil
+	})
+	return factor, found, err
+}
+
+func unsynced(t token, why Reason, wait time.Duration) (ResyncVerdict, decision, error) {
+	return ResyncVerdict{Reason: why, RetryAfter: wait, Drift: t.state.Drift}, decision{
+		change: store.Change{Require: t.require},
+		entry:  audit.Entry{Outcome: audit.Refused, Reason: string(why), Use: resyncUse},
+	}, nil
+}
+
+func (s *Service) missedPair(t token, tries budget) (ResyncVerdict, decision, error) {
+	v, d, _ := unsynced(t, ReasonMismatch, 0)
+	row, err := s.budgetRow(t.Subject.Sum, resyncUse, tries)
+	d.change.Put, d.entry.Budget = []store.Put{row}, tries.Sequence
+	return v, d, err
+}
+
+// synced makes the verdict of two right passwords: the watermark rises over both, and the token's uses are unlocked.
+func (s *Service) synced(ctx context.Context, t token, now time.Time, factor uint64) (ResyncVerdict, decision, error) {
+	t.state.Drift = t.Policy.LearnDrift(now, t.state.Drift, factor+1)
+	t.state.Next = factor + 2
+	d, err := s.forgiven(ctx, t)
+	if err != nil {
+		return ResyncVerdict{}, decision{}, err
+	}
+	return ResyncVerdict{Accepted: true, Drift: t.state.Drift}, d, s.putState(&d, &t)
+}
+
+// forgiven makes the decision that forgives every miss of the token's uses, and those of resynchronising.
+func (s *Service) forgiven(ctx context.Context, t token) (decision, error) {
+	d := decision{change: store.Change{Require: t.require}, entry: audit.Entry{Outcome: audit.Done}}
+	for _, use := range append(slices.Clone(t.Uses), resyncUse) {
+		b, it, err := s.loadBudget(ctx, t.Subject.Sum, use, true)
+		if err != nil {
+			return decision{}, err
+		}
+		row, err := s.budgetRow(t.Subject.Sum, use, b.forgiven())
+		if err != nil {
+			return decision{}, err
+		}
+		if !slices.ContainsFunc(d.change.Require, func(r store.Require) bool { return r.Key == it.Key }) {
+			d.change.Require = append(d.change.Require, store.Require{Key: it.Key, Version: it.Version})
+		}
+		d.change.Put = append(d.change.Put, row)
+	}
+	return d, nil
+}
+
+// Unlock forgives the misses of every use the token is connected to, and those of resynchronising it.
 func (s *Service) Unlock(ctx context.Context, c authz.Caller, serial string) (Status, error) {
-	return "", &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
+	if err := s.authorise(ctx, c, authz.UnlockToken, serial); err != nil {
+		return "", err
+	}
+	if err := checkSerial(serial); err != nil {
+		return "", err
+	}
+	unlock, err := s.locks.lock(ctx, serial)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	var status Status
+	_, err = s.decide(ctx, c, authz.UnlockToken, serial, func() (decision, error) {
+		t, err := s.load(ctx, serial)
+		if err != nil {
+			return notFound(err)
+		}
+		if status = t.Status; status == Deactivated {
+			no := notWhile(status, "there is nothing to unlock")
+			return refuse(no.Code, no.Detail), nil
+		}
+		return s.forgiven(ctx, t)
+	})
+	if err != nil {
+		return "", err
+	}
+	return status, nil
 }

@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -52,166 +53,198 @@ type Verdict struct {
 	Repeated   bool // this is the answer to an earlier request with the same idempotency key
 }
 
-// Verify says whether a password is genuine, unused, and good for this use. It answers "accepted" at most once for any
-// password, and only after that fact is on stable storage.
+// Verify says whether a password is genuine, unused, and good for this use and transaction. It answers "accepted" at most
+// once for any password, and only after that fact is on stable storage. To a caller who names a subject, a subject that
+// has nothing to verify with looks like a wrong password.
 func (s *Service) Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (Verdict, error) {
 	if err := s.authorise(ctx, c, authz.VerifyOTP, r.Serial); err != nil {
 		return Verdict{}, err
 	}
-	if err := checkSerial(r.Serial); err != nil {
+	if err := s.checkVerify(r); err != nil {
 		return Verdict{}, err
 	}
-	if err := otp.CheckDigits(r.OTP); err != nil {
-		return Verdict{}, &Error{Code: CodeOTPMalformed, Detail: err.Error()}
+	who, err := s.whose(ctx, r)
+	if err != nil {
+		return Verdict{}, err
 	}
-	if !slices.Contains(s.Uses, r.Use) {
-		return Verdict{}, &Error{Code: CodeInvalid, Detail: "use must be " + oneOf(s.Uses)}
+	leave, err := s.failing.enter(c.Name, who.limited(), s.Clock())
+	if err != nil {
+		return Verdict{}, s.tooManySubjects(ctx, c, authz.VerifyOTP, r.Serial, err)
 	}
-	unlock, err := s.locks.lock(ctx, r.Serial)
+	unlock, err := s.locks.lock(ctx, who.serials...)
 	if err != nil {
 		return Verdict{}, err
 	}
 	defer unlock()
 	var v Verdict
 	index, err := s.decide(ctx, c, authz.VerifyOTP, r.Serial, func() (d decision, err error) {
-		v, d, err = s.verify(ctx, r)
+		v, d, err = s.verify(ctx, r, who)
 		return d, err
 	})
+	if !failedFor(v, err) {
+		leave()
+	}
 	if err != nil {
 		return Verdict{}, err
 	}
-	v.Serial, v.AuditIndex = r.Serial, index
+	v.AuditIndex = index
 	return v, nil
 }
 
-// verify decides once, from the store as it is now.
-func (s *Service) verify(ctx context.Context, r VerifyRequest) (Verdict, decision, error) {
-	t, err := s.load(ctx, r.Serial)
+// failedFor says whether the request failed for its subject: what could not be decided, and a password that was genuine,
+// does not count.
+func failedFor(v Verdict, err error) bool {
 	if err != nil {
-		d, err := notFound(err)
+		return !slices.Contains(undecided, CodeOf(err))
+	}
+	return !v.Accepted && v.Reason != ReasonAlreadyUsed && v.Reason != ReasonNotBound
+}
+
+// checkVerify says what is wrong with the request's form, whoever it is about.
+func (s *Service) checkVerify(r VerifyRequest) error {
+	bySubject := r.Class != "" || r.Subject.Reveal() != ""
+	switch {
+	case bySubject && r.Serial != "":
+		return &Error{Code: CodeInvalid, Detail: "name the token by its serial, or its owner by class and subject, not both"}
+	case bySubject:
+		if err := checkSubject(r.Class, r.Subject); err != nil {
+			return err
+		}
+		if n := len(r.OTP.Reveal()); n < 6 || n > 8 {
+			return &Error{Code: CodeOTPMalformed, Detail: otp.ErrMalformed.Error()}
+		}
+	default:
+		if err := checkSerial(r.Serial); err != nil {
+			return err
+		}
+	}
+	if err := otp.CheckDigits(r.OTP); err != nil {
+		return &Error{Code: CodeOTPMalformed, Detail: err.Error()}
+	}
+	return s.checkPurpose(r.Use, r.Transaction)
+}
+
+// checkPurpose says what is wrong with the use or the transaction a password is for.
+func (s *Service) checkPurpose(use string, t *otp.Transaction) error {
+	if !slices.Contains(s.Uses, use) {
+		return &Error{Code: CodeInvalid, Detail: "use must be " + oneOf(s.Uses)}
+	}
+	if t != nil && t.Validate() != nil {
+		return &Error{Code: CodeInvalid, Detail: otp.ErrTransaction.Error()}
+	}
+	return nil
+}
+
+// verify decides once, from the store as it is now.
+func (s *Service) verify(ctx context.Context, r VerifyRequest, who owner) (Verdict, decision, error) {
+	a, why, err := s.attempt(ctx, r, who)
+	if err != nil {
+		d, err := refusedAttempt(err)
 		return Verdict{}, d, err
 	}
-	if len(r.OTP.Reveal()) != t.Policy.Digits {
-		return Verdict{}, refuse(CodeOTPMalformed, otp.ErrMalformed.Error()), nil
+	if why != "" {
+		return a.refused(why, 0)
 	}
-	if why := unusable(t, r.Use); why != "" {
-		return s.refused(t, r, why, 0)
+	if why, wait := a.gate(); why != "" {
+		return a.refused(why, wait)
 	}
-	guesses, err := s.loadBudget(ctx, &t, r.Use)
-	if err != nil {
-		return Verdict{}, decision{}, err
-	}
-	now := s.Clock()
-	if why, wait := guesses.gate(s.Guess, now); why != "" {
-		return s.refused(t, r, why, wait)
-	}
-	m, err := s.match(ctx, t, now, r.OTP)
+	m, err := s.match(ctx, a)
 	switch {
 	case err != nil:
 		return Verdict{}, decision{}, err
+	case m.token == nil:
+		return s.missed(a)
 	case m.again:
-		return s.refused(t, r, ReasonAlreadyUsed, 0)
-	case !m.found:
-		return s.missed(t, r, guesses.miss(s.Guess, now))
+		return a.again(*m.token)
 	}
-	return s.accepted(t, r, guesses, now, m.factor)
+	return s.matched(a, m)
 }
 
-// unusable says why no password of this token is good for this use; "" if one may be.
-func unusable(t token, use string) Reason {
-	switch {
-	case t.Status != Active:
-		return ReasonNotActive
-	case !slices.Contains(t.Uses, use):
-		return ReasonNotConnected
+// refusedAttempt turns the errors that are decisions into refusals, so that they are logged; others pass.
+func refusedAttempt(err error) (decision, error) {
+	var e *Error
+	if errors.As(err, &e) && (e.Code == CodeTokenNotFound || e.Code == CodeOTPMalformed || e.Code == CodePINMissing) {
+		return refuse(e.Code, e.Detail), nil
 	}
-	return ""
-}
-
-// loadBudget reads the guess budget and makes the decision depend on it.
-func (s *Service) loadBudget(ctx context.Context, t *token, use string) (budget, error) {
-	items, err := s.Store.Get(ctx, budgetKey(t.Subject.Sum, use))
-	if err != nil {
-		return budget{}, storeError(err)
-	}
-	t.require = append(t.require, requireItems(items)...)
-	return unmac[budget](s, items[0], "guess budget")
-}
-
-// match is what a typed password turned out to be.
-type match struct {
-	found  bool   // it comes from an acceptable moving factor …
-	factor uint64 // … this one
-	again  bool   // it is the password accepted last
-}
-
-// match tries the acceptable moving factors, most likely first, and stops at the first that matches; last of all it
-// looks whether the password is the one accepted last. A valid password normally costs one HMAC.
-func (s *Service) match(ctx context.Context, t token, now time.Time, typed seed.Password) (match, error) {
-	plan := t.Policy.Plan(now, t.state.Drift, t.state.Next)
-	var m match
-	err := s.HSM.UseSeed(ctx, *t.Seed, t.Policy.Hash, func(mac seed.MAC) (err error) {
-		m = match{} // the HSM may run this again from its start
-		for _, factor := range plan {
-			if m.found, err = matches(mac, t.Policy.Digits, factor, typed); err != nil || m.found {
-				m.factor = factor
-				return err
-			}
-		}
-		if t.state.Next > 0 {
-			m.again, err = matches(mac, t.Policy.Digits, t.state.Next-1, typed)
-		}
-		return err
-	})
-	return m, err
-}
-
-func matches(mac seed.MAC, digits int, factor uint64, typed seed.Password) (bool, error) {
-	sum, err := mac(otp.Message(factor))
-	if err != nil {
-		return false, err
-	}
-	right, err := otp.Truncate(sum, digits)
-	clear(sum)
-	return err == nil && otp.Equal(right, typed), err
+	return decision{}, err
 }
 
 // refused makes a verdict that changes nothing but the log.
-func (s *Service) refused(t token, r VerifyRequest, why Reason, wait time.Duration) (Verdict, decision, error) {
-	return Verdict{Reason: why, RetryAfter: wait}, decision{
-		change: store.Change{Require: t.require},
-		entry:  audit.Entry{Outcome: audit.Refused, Reason: string(why), Use: r.Use},
+func (a attempt) refused(why Reason, wait time.Duration) (Verdict, decision, error) {
+	return Verdict{Reason: why, RetryAfter: wait, Serial: a.Serial}, decision{
+		change: store.Change{Require: a.require},
+		entry:  audit.Entry{Outcome: audit.Refused, Reason: string(why), Serial: a.logged(), Use: a.Use},
 	}, nil
 }
 
-// missed makes the verdict of a wrong password: the guess is counted in the same commit.
-func (s *Service) missed(t token, r VerifyRequest, guesses budget) (Verdict, decision, error) {
-	row, err := s.budgetRow(t, r.Use, guesses)
-	return Verdict{Reason: ReasonMismatch}, decision{
-		change: store.Change{Require: t.require, Put: []store.Put{row}},
-		entry:  audit.Entry{Outcome: audit.Refused, Reason: string(ReasonMismatch), Use: r.Use, Budget: guesses.Sequence},
-	}, err
+// again makes the verdict of the password that was accepted last: it is no guess.
+func (a attempt) again(t token) (Verdict, decision, error) {
+	v, d, err := a.refused(ReasonAlreadyUsed, 0)
+	v.Serial, d.entry.Serial = t.Serial, t.Serial
+	return v, d, err
 }
 
-// accepted makes the verdict of a right password: the watermark rises over its moving factor in the same commit.
-func (s *Service) accepted(t token, r VerifyRequest, guesses budget, now time.Time, factor uint64) (Verdict, decision, error) {
-	t.state.Drift = t.Policy.LearnDrift(now, t.state.Drift, factor)
-	t.state.Next = factor + 1
-	row, err := s.stateRow(&t)
-	d := decision{
-		change: store.Change{Require: t.require, Put: []store.Put{row}},
-		entry:  audit.Entry{Outcome: audit.Accepted, Use: r.Use, Next: t.state.Next, State: t.state.Sequence},
+// missed makes the verdict of a wrong password: one guess is counted, and one try of every challenge it might have
+// answered, in the same commit.
+func (s *Service) missed(a attempt) (Verdict, decision, error) {
+	v, d, _ := a.refused(ReasonMismatch, 0)
+	guesses := a.guesses.miss(a.now)
+	d.entry.Budget = guesses.Sequence
+	row, err := s.budgetRow(a.subject, a.Use, guesses)
+	if err != nil {
+		return Verdict{}, decision{}, err
 	}
-	if err == nil && guesses.Run > 0 {
-		guesses = guesses.success()
-		row, err = s.budgetRow(t, r.Use, guesses)
+	d.change.Put = append(d.change.Put, row)
+	for _, t := range a.tokens {
+		if !t.countTry(a.Use, a.now) {
+			continue
+		}
+		if err := s.putState(&d, &t); err != nil {
+			return Verdict{}, decision{}, err
+		}
+	}
+	return v, d, nil
+}
+
+// matched makes the verdict of a right password: it is used up in the same commit, whether it is good for the
+// transaction or not. Were a password that is not bound only looked at, it could be tried out for nothing.
+func (s *Service) matched(a attempt, m match) (Verdict, decision, error) {
+	t := *m.token
+	if t.kind() == KindSMS {
+		t.answer(m.challenge)
+	} else {
+		t.state.Drift = t.Policy.LearnDrift(a.now, t.state.Drift, m.factor)
+		t.state.Next = m.factor + 1
+	}
+	v := Verdict{Accepted: true, Serial: t.Serial, Kind: t.kind(), Bound: m.bound}
+	d := decision{change: store.Change{Require: a.require}, entry: audit.Entry{Outcome: audit.Accepted, Use: a.Use}}
+	if a.Transaction != nil && !m.bound && !t.Policy.AllowUnbound {
+		v.Accepted, v.Reason = false, ReasonNotBound
+		d.entry.Outcome, d.entry.Reason = audit.Refused, string(ReasonNotBound)
+	}
+	if err := s.putState(&d, &t); err != nil {
+		return Verdict{}, decision{}, err
+	}
+	if v.Accepted && a.guesses.Run > 0 {
+		guesses := a.guesses.success()
+		row, err := s.budgetRow(a.subject, a.Use, guesses)
+		if err != nil {
+			return Verdict{}, decision{}, err
+		}
 		d.change.Put = append(d.change.Put, row)
 		d.entry.Budget = guesses.Sequence
 	}
-	return Verdict{Accepted: true, Kind: "offline"}, d, err
+	return v, d, nil
 }
 
-func (s *Service) budgetRow(t token, use string, b budget) (store.Put, error) {
-	b.Schema = schema
-	return s.mac(budgetKey(t.Subject.Sum, use), b)
+// putState adds a token's changed state to the decision, with the code rows of challenges that are over.
+func (s *Service) putState(d *decision, t *token) error {
+	row, err := s.stateRow(t)
+	if err != nil {
+		return err
+	}
+	d.change.Put = append(d.change.Put, row)
+	d.change.Delete = append(d.change.Delete, t.over...)
+	d.entry.Serial, d.entry.Next, d.entry.State = t.Serial, t.state.Next, t.state.Sequence
+	return nil
 }
