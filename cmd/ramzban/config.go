@@ -187,6 +187,8 @@ type LimitsConfig struct {
 	DenialsPerSecond int `yaml:"denials_per_second"`
 	// DenialsAtOnce is how many may be denied at once.
 	DenialsAtOnce int `yaml:"denials_at_once"`
+	// FailedSubjectsPerHour is for how many different customers one client may fail within an hour.
+	FailedSubjectsPerHour int `yaml:"failed_subjects_per_hour"`
 }
 
 // LogConfig is the log, written to standard output.

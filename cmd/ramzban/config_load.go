@@ -34,7 +34,10 @@ func DefaultConfig() Config {
 		Guessing: GuessingConfig{
 			FreeMisses: 3, BaseDelay: seconds(30), MaxDelay: seconds(3600), WindowDays: 30, MaxMisses: 100,
 		},
-		Limits:   LimitsConfig{RequestsPerSecond: 20_000, RequestsAtOnce: 40_000, DenialsPerSecond: 5, DenialsAtOnce: 50},
+		Limits: LimitsConfig{
+			RequestsPerSecond: 20_000, RequestsAtOnce: 40_000, DenialsPerSecond: 5, DenialsAtOnce: 50,
+			FailedSubjectsPerHour: 100_000,
+		},
 		Log:      LogConfig{Level: "info", Format: "json"},
 		Timeouts: TimeoutsConfig{Request: seconds(5), Comparison: seconds(300), Shutdown: seconds(20)},
 	}

@@ -94,7 +94,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	service, err := keyservice.New(ctx, keyservice.Config{
 		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, badger, n.db.Err), Audit: log, Node: n.config.Node,
 		Profiles: n.config.profiles(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
-		Clock: time.Now, Log: n.log, Observer: newDecisions(registry),
+		FailedSubjects: n.config.Limits.FailedSubjectsPerHour, Clock: time.Now, Log: n.log, Observer: newDecisions(registry),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the key service: %w", err)

@@ -20,6 +20,7 @@ import (
 
 	"ramzban/api"
 	"ramzban/hsm"
+	"ramzban/keyservice"
 )
 
 // deployment is a set-up that served once and can be spoilt: its configuration, and the service that made it.
@@ -319,12 +320,13 @@ func TestHungHSMEndsTheService(t *testing.T) {
 	log, err := newLog(d.config.Log, io.Discard)
 	require.NoError(t, err)
 	d.config.Timeouts.Comparison = seconds(7)
-	d.config.Limits = LimitsConfig{RequestsPerSecond: 1, RequestsAtOnce: 2, DenialsPerSecond: 3, DenialsAtOnce: 4}
+	d.config.Limits = LimitsConfig{RequestsPerSecond: 1, RequestsAtOnce: 2, DenialsPerSecond: 3, DenialsAtOnce: 4, FailedSubjectsPerHour: 5}
 	n := newNode(d.config, log)
 	require.NoError(t, n.start(t.Context()))
 	t.Cleanup(func() { _ = n.stop(nil) })
 	require.Equal(t, 7*time.Second, n.api.ComparisonTimeout)
 	require.Equal(t, []api.Rate{{PerSecond: 1, Burst: 2}, {PerSecond: 3, Burst: 4}}, []api.Rate{n.api.Requests, n.api.Denials})
+	require.Equal(t, 5, n.api.Service.(*keyservice.Service).FailedSubjects)
 	n.fatal <- errors.New("a call has not returned")
 	require.ErrorContains(t, n.run(t.Context()), "the HSM hangs: a call has not returned: look at the HSM")
 }
