@@ -85,7 +85,7 @@ func (d *demo) makePassword(context.Context) error {
 		return err
 	}
 	var out bytes.Buffer
-	if err := showPassword(&out, d.phone, d.now()); err != nil {
+	if err := showPassword(&out, d.phone, d.now(), typed{}); err != nil {
 		return err
 	}
 	d.password = strings.TrimSpace(out.String())

@@ -8,16 +8,14 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-
-	"ramzban/keyservice/otp"
 )
 
 func deviceCommand() *cobra.Command {
 	return group("device", "The reference phone: activates a token and makes its passwords offline",
-		deviceNewCommand(), devicePublicKeyCommand(), deviceActivateCommand(), deviceOTPCommand())
+		deviceNewCommand(), devicePublicKeyCommand(), deviceActivateCommand(), deviceOTPCommand(), deviceSignCommand(),
+		deviceSyncCommand())
 }
 
 func deviceNewCommand() *cobra.Command {
@@ -67,46 +65,6 @@ func printPublicKey(w io.Writer, p phone) error {
 		lines = append(lines, string(chunk))
 	}
 	_, err = fmt.Fprintln(w, strings.Join(lines, "\n"))
-	return err
-}
-
-func deviceOTPCommand() *cobra.Command {
-	var dir string
-	c := &cobra.Command{
-		Use:   "otp --dir DIR",
-		Short: "Make a password, offline",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			p, err := openPhone(dir)
-			if err != nil {
-				return err
-			}
-			return showPassword(c.OutOrStdout(), p, time.Now())
-		},
-	}
-	dirFlag(c, &dir)
-	return c
-}
-
-// showPassword saves a counter before it shows its password: a password shown twice would be refused the second time.
-func showPassword(w io.Writer, p phone, now time.Time) error {
-	t, err := p.token()
-	if err != nil {
-		return err
-	}
-	if !t.Confirmed {
-		return fmt.Errorf("phone: its token is not confirmed yet: run `ramzban device activate --dir %s` again", p.dir)
-	}
-	password, after, err := t.next(now)
-	if err != nil {
-		return err
-	}
-	if t.Type == otp.HOTP {
-		if err := p.save(after); err != nil {
-			return err
-		}
-	}
-	_, err = fmt.Fprintln(w, password.Reveal())
 	return err
 }
 

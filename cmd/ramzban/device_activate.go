@@ -1,25 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ramzban/api/client"
 	"ramzban/api/wire"
 	"ramzban/keyservice/seed"
-)
-
-// The environment variables that may hold what must not stand in a command line, where every user of the host sees it.
-const (
-	subjectEnv = "RAMZBAN_SUBJECT"
-	codeEnv    = "RAMZBAN_ACTIVATION_CODE"
 )
 
 // activation is what a customer types into the phone, and what the phone adds.
@@ -47,11 +39,7 @@ func deviceActivateCommand() *cobra.Command {
 			if err := a.check(); err != nil {
 				return err
 			}
-			prompt := c.ErrOrStderr()
-			if !isTerminal(c.InOrStdin()) {
-				prompt = io.Discard
-			}
-			if err := readSecrets(&a, c.InOrStdin(), prompt); err != nil {
+			if err := a.readSecrets(secretsOf(c)); err != nil {
 				return err
 			}
 			return runActivate(c.Context(), c.OutOrStdout(), dir, o, a)
@@ -77,45 +65,28 @@ func (a activation) check() error {
 	return nil
 }
 
-// isTerminal says whether a person types what is read.
-func isTerminal(in io.Reader) bool {
-	f, ok := in.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
 // clientFlags asks where the service is and who calls; the defaults are those of `ramzban dev run`.
 func clientFlags(c *cobra.Command, o *client.Options, name string) {
+	serviceFlags(c, o)
 	f := c.Flags()
-	f.StringVar(&o.BaseURL, "url", "https://127.0.0.1:8443", "the service's `URL`")
-	f.StringVar(&o.CAFile, "ca", "var/dev/pki/ca.crt", "`FILE` with the CA of the service's certificate")
 	f.StringVar(&o.CertFile, "cert", "var/dev/pki/"+name+".crt", "`FILE` with the caller's certificate")
 	f.StringVar(&o.KeyFile, "key", "var/dev/pki/"+name+".key", "`FILE` with its private key")
 }
 
-// readSecrets takes each secret from the environment, else from the next line of in.
-func readSecrets(a *activation, in io.Reader, prompt io.Writer) error {
-	lines := bufio.NewScanner(io.LimitReader(in, 4096))
-	read := func(env, name string) (string, error) {
-		if v, set := os.LookupEnv(env); set {
-			return strings.TrimSpace(v), nil
-		}
-		if _, err := fmt.Fprintf(prompt, "%s: ", name); err != nil {
-			return "", err
-		}
-		if !lines.Scan() {
-			return "", fmt.Errorf("no %s given: type it, or set %s", strings.ToLower(name), env)
-		}
-		return strings.TrimSpace(lines.Text()), nil
-	}
-	subject, err := read(subjectEnv, "Card number or account")
+// serviceFlags asks where the service is.
+func serviceFlags(c *cobra.Command, o *client.Options) {
+	f := c.Flags()
+	f.StringVar(&o.BaseURL, "url", "https://127.0.0.1:8443", "the service's `URL`")
+	f.StringVar(&o.CAFile, "ca", "var/dev/pki/ca.crt", "`FILE` with the CA of the service's certificate")
+}
+
+// readSecrets reads what must not stand in a command line.
+func (a *activation) readSecrets(from secretReader) error {
+	subject, err := from.read(subjectEnv, "card number or account")
 	if err != nil {
 		return err
 	}
-	code, err := read(codeEnv, "Activation code")
+	code, err := from.read(codeEnv, "activation code")
 	if err != nil {
 		return err
 	}
@@ -137,7 +108,23 @@ func runActivate(ctx context.Context, w io.Writer, dir string, o client.Options,
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "token %s is active on this phone: make a password with\n  ramzban device otp --dir %s\n", t.Serial, dir)
+	return t.explain(w, dir)
+}
+
+// explain tells what the token makes and how.
+func (t phoneToken) explain(w io.Writer, dir string) error {
+	made := fmt.Sprintf("%s, %s", t.Type, t.Hash)
+	if t.Suite != "" {
+		made = t.Suite
+	}
+	if t.PINDigits > 0 {
+		made += fmt.Sprintf(", with a PIN of %d digits", t.PINDigits)
+	}
+	command := "otp --dir " + dir
+	if t.Signs {
+		command = "sign --dir " + dir + " --amount AMOUNT --currency CURRENCY"
+	}
+	_, err := fmt.Fprintf(w, "token %s is active on this phone (%s): make a password with\n  ramzban device %s\n", t.Serial, made, command)
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"ramzban/api/wire"
@@ -27,15 +28,20 @@ type phone struct {
 	key *rsa.PrivateKey
 }
 
-// phoneToken is what the phone keeps of its token, in a file only its owner can read.
+// phoneToken is what the phone keeps of its token, in a file only its owner can read. Nothing in it depends on the PIN
+// that the customer types: who has the file alone has nothing to try PINs against.
 type phoneToken struct {
 	Serial    string   `json:"serial"`
 	Type      otp.Type `json:"type"`
 	Hash      string   `json:"hash"`
 	Digits    int      `json:"digits"`
-	Period    int      `json:"period,omitempty"`  // seconds; totp
-	Counter   uint64   `json:"counter,omitempty"` // the next one; hotp
-	Confirmed bool     `json:"confirmed"`         // the service knows that this phone has the seed
+	Period    int      `json:"period,omitempty"`       // seconds; 0 for counters
+	Counter   uint64   `json:"counter,omitempty"`      // the next one
+	Suite     string   `json:"suite,omitempty"`        // ocra
+	PINDigits int      `json:"pin_digits,omitempty"`   // length of the PIN to ask for; 0: none
+	Signs     bool     `json:"signs,omitempty"`        // each password is for one transaction
+	Offset    int64    `json:"clock_offset,omitempty"` // milliseconds that the service's clock is ahead of this phone's
+	Confirmed bool     `json:"confirmed"`              // the service knows that this phone has the seed
 	Seed      []byte   `json:"seed"`
 }
 
@@ -108,7 +114,10 @@ func (p phone) unwrap(a wire.ActivationAnswer) (phoneToken, error) {
 	if err != nil {
 		return phoneToken{}, err
 	}
-	return phoneToken{Serial: a.Serial, Type: otp.Type(a.OTP.Type), Hash: a.OTP.Hash, Digits: a.OTP.Digits, Period: a.OTP.Period, Seed: s}, nil
+	return phoneToken{
+		Serial: a.Serial, Type: otp.Type(a.OTP.Type), Hash: a.OTP.Hash, Digits: a.OTP.Digits, Period: a.OTP.Period,
+		Suite: a.OTP.Suite, PINDigits: a.OTP.PINDigits, Signs: a.OTP.Signs, Seed: s,
+	}, nil
 }
 
 func (p phone) open(wrapped []byte) ([]byte, error) {
@@ -151,26 +160,68 @@ func (t phoneToken) proof(publicKey []byte) ([]byte, error) {
 	return t.mac(message)
 }
 
-// next returns the token's next password, and the token as it must be saved before the password is shown.
-func (t phoneToken) next(now time.Time) (seed.Password, phoneToken, error) {
-	factor := t.Counter
-	switch t.Type {
-	case otp.HOTP:
-		t.Counter++
-	case otp.TOTP:
-		if t.Period < 1 {
-			return seed.Password{}, t, errors.New("phone: its token has no period: enrol again")
-		}
-		factor = uint64(now.Unix()) / uint64(t.Period)
-	default:
-		return seed.Password{}, t, fmt.Errorf("phone: tokens of type %q are unknown: use a newer version", t.Type)
+// typed is what the customer gives the phone for one password; of most tokens nothing.
+type typed struct {
+	pin         seed.PIN
+	transaction *otp.Transaction
+}
+
+// next returns the token's next password, and the token as it must be saved before the password is shown. A wrong PIN
+// gives a wrong password; the phone cannot tell.
+func (t phoneToken) next(now time.Time, in typed) (seed.Password, phoneToken, error) {
+	pin, err := t.digest(in.pin)
+	if err != nil {
+		return seed.Password{}, t, err
 	}
-	sum, err := t.mac(otp.Message(factor))
+	factor, after, err := t.factor(now)
+	if err != nil {
+		return seed.Password{}, t, err
+	}
+	message, err := otp.Policy{Type: t.Type, Suite: t.Suite}.Message(factor, pin, in.transaction)
+	if err != nil {
+		return seed.Password{}, t, fmt.Errorf("phone: its token cannot be used: %w: use a newer version", err)
+	}
+	sum, err := t.mac(message)
 	if err != nil {
 		return seed.Password{}, t, err
 	}
 	p, err := otp.Truncate(sum, t.Digits)
-	return p, t, err
+	return p, after, err
+}
+
+// factor returns the moving factor, and the token after its use.
+func (t phoneToken) factor(now time.Time) (uint64, phoneToken, error) {
+	if t.counts() {
+		after := t
+		after.Counter++
+		return t.Counter, after, nil
+	}
+	if t.Period < 1 {
+		return 0, t, errors.New("phone: its token has no period: enrol again")
+	}
+	at := now.Add(time.Duration(t.Offset) * time.Millisecond)
+	return uint64(at.Unix()) / uint64(t.Period), t, nil
+}
+
+// counts says whether the moving factor is a counter; else it is a time step.
+func (t phoneToken) counts() bool { return t.Type == otp.HOTP || t.Type == otp.OCRA && t.Period == 0 }
+
+// digest is how a PIN enters a password; nil if the token takes none. Only its form can be checked here.
+func (t phoneToken) digest(pin seed.PIN) ([]byte, error) {
+	if t.PINDigits == 0 {
+		return nil, nil
+	}
+	v := pin.Reveal()
+	if len(v) != t.PINDigits || strings.Trim(v, "0123456789") != "" {
+		return nil, fmt.Errorf("phone: the PIN has %d digits: type it again", t.PINDigits)
+	}
+	h := otp.Policy{Suite: t.Suite}.PINHash().New()
+	if h == nil {
+		return nil, errors.New("phone: its token takes a PIN, but its suite does not: enrol again")
+	}
+	d := h()
+	d.Write([]byte(v))
+	return d.Sum(nil), nil
 }
 
 func (t phoneToken) mac(message []byte) ([]byte, error) {

@@ -66,7 +66,7 @@ func TestPhoneCountsBeforeItShows(t *testing.T) {
 	requireMode(t, filepath.Join(p.dir, phoneTokenFile), privateFile)
 	for i, want := range []string{"755224", "287082", "359152", "969429", "338314"} {
 		out := &countingWriter{phone: p}
-		require.NoError(t, showPassword(out, p, time.Now()))
+		require.NoError(t, showPassword(out, p, time.Now(), typed{}))
 		require.Equal(t, want, strings.TrimSpace(out.String()))
 		require.Equal(t, uint64(i+1), out.keptWhenShown)
 	}
@@ -101,7 +101,7 @@ func TestPhoneMakesTimedPasswords(t *testing.T) {
 		{"SHA1", 20, 1111111109, "07081804"}, {"SHA256", 32, 1111111109, "68084774"}, {"SHA512", 64, 1111111109, "25091201"},
 	} {
 		tok := phoneToken{Type: otp.TOTP, Hash: v.hash, Digits: 8, Period: 30, Seed: []byte(digits[:v.size])}
-		got, after, err := tok.next(time.Unix(v.at, 0))
+		got, after, err := tok.next(time.Unix(v.at, 0), typed{})
 		require.NoError(t, err)
 		require.Equal(t, v.want, got.Reveal())
 		require.Equal(t, tok, after)
@@ -111,9 +111,9 @@ func TestPhoneMakesTimedPasswords(t *testing.T) {
 func TestPhoneWithoutAConfirmedTokenShowsNothing(t *testing.T) {
 	p, err := newPhone(filepath.Join(t.TempDir(), "phone"))
 	require.NoError(t, err)
-	require.ErrorContains(t, showPassword(&bytes.Buffer{}, p, time.Now()), "ramzban device activate")
+	require.ErrorContains(t, showPassword(&bytes.Buffer{}, p, time.Now(), typed{}), "ramzban device activate")
 	require.NoError(t, p.save(phoneToken{Type: otp.HOTP, Hash: "SHA1", Digits: 6, Seed: []byte("x")}))
-	require.ErrorContains(t, showPassword(&bytes.Buffer{}, p, time.Now()), "not confirmed")
+	require.ErrorContains(t, showPassword(&bytes.Buffer{}, p, time.Now(), typed{}), "not confirmed")
 }
 
 // The sum was made with `openssl dgst -sha1 -hmac key` over the tag, the serial and the SHA-256 of "public".
@@ -126,14 +126,14 @@ func TestProofIsAsDocumented(t *testing.T) {
 func TestSecretsComeFromTheEnvironmentOrStandardInput(t *testing.T) {
 	var a activation
 	var prompt bytes.Buffer
-	require.NoError(t, readSecrets(&a, strings.NewReader("6037991234567893\n12345678\n"), &prompt))
+	require.NoError(t, a.readSecrets(newSecretReader(strings.NewReader("6037991234567893\n12345678\n"), &prompt)))
 	require.Equal(t, "6037991234567893", a.subject.Reveal())
 	require.Equal(t, "12345678", a.code.Reveal())
 	require.NotContains(t, prompt.String(), "6037")
 
 	t.Setenv(subjectEnv, "acc-1")
-	require.NoError(t, readSecrets(&a, strings.NewReader("87654321\n"), &prompt))
+	require.NoError(t, a.readSecrets(newSecretReader(strings.NewReader("87654321\n"), &prompt)))
 	require.Equal(t, "acc-1", a.subject.Reveal())
 	require.Equal(t, "87654321", a.code.Reveal())
-	require.ErrorContains(t, readSecrets(&a, strings.NewReader(""), &prompt), codeEnv)
+	require.ErrorContains(t, a.readSecrets(newSecretReader(strings.NewReader(""), &prompt)), codeEnv)
 }

@@ -97,7 +97,7 @@ func walkRaw(t *testing.T, s *service, seeds map[string][]byte) []byte {
 	proof, err := token.proof(der)
 	require.NoError(t, err)
 	call("mobile-bank", http.MethodPost, "/v1/tokens/"+issued.Serial+"/confirmation", wire.ConfirmationRequest{Proof: proof}, &wire.StatusAnswer{})
-	password, _, err := token.next(time.Now())
+	password, _, err := token.next(time.Now(), typed{})
 	require.NoError(t, err)
 	call("core-banking", http.MethodPost, "/v1/verifications", wire.VerificationRequest{
 		Serial: issued.Serial, Use: testUse, OTP: password.Reveal()}, &wire.VerificationAnswer{})

@@ -51,7 +51,7 @@ func TestReferencePhoneFromTheCommandLine(t *testing.T) {
 	out, err = run([]string{subjectEnv + "=" + card, codeEnv + "=00000000"}, activate...)
 	require.Error(t, err)
 	require.Contains(t, out, "ramzban: activation: activation_code_wrong")
-	require.NotContains(t, out, "Activation code:")
+	require.NotContains(t, out, "activation code:")
 	out, err = run([]string{subjectEnv + "=" + card, codeEnv + "=" + strings.Repeat("0", 4000)}, activate...)
 	require.Error(t, err)
 	require.Contains(t, out, "activation_code", "where the request is wrong")

@@ -245,7 +245,7 @@ func (s *service) verify(ctx context.Context, serial, password string) (wire.Ver
 // password makes the customer's next password; for a counter token the counter moves on.
 func (c *customer) password(t testing.TB) string {
 	t.Helper()
-	p, after, err := c.token.next(time.Now())
+	p, after, err := c.token.next(time.Now(), typed{})
 	require.NoError(t, err)
 	c.token = after
 	return p.Reveal()
