@@ -63,22 +63,20 @@ func (g *generation) enrol(ctx context.Context, d seed.Derivation, device *rsa.P
 			if e.ForStore, err = g.wrapForStore(s, born); err != nil || device == nil {
 				return err
 			}
-			e.ForDevice, err = g.wrapForDevice(s, born, device)
+			e.ForDevice, err = s.wrapForDevice(born, device)
 			return err
 		})
 	})
 	return e, err
 }
 
-// withBorn derives a seed, lends it to fn and destroys it. Should that fail, the pool closes the session, and the seed
-// goes with it.
+// withBorn derives a seed, lends it to fn and destroys it.
 func (s *session) withBorn(key pkcs11.ObjectHandle, context []byte, length int, fn func(pkcs11.ObjectHandle) error) error {
 	born, err := s.derive(key, context, length)
 	if err != nil {
 		return err
 	}
-	err = fn(born)
-	return also(s.destroy(born, "a new seed"), err) // its own failure first: the pool goes by it
+	return s.lend(born, "a new seed", fn)
 }
 
 func (g *generation) wrapForStore(s *session, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
@@ -100,19 +98,23 @@ func (g *generation) wrapWith(s *session, ref seed.KeyRef, key pkcs11.ObjectHand
 	return seed.Wrapped{Mech: uint32(mech), Key: ref, Blob: blob}, nil
 }
 
-func (g *generation) wrapForDevice(s *session, key pkcs11.ObjectHandle, device *rsa.PublicKey) ([]byte, error) {
+func (s *session) wrapForDevice(key pkcs11.ObjectHandle, device *rsa.PublicKey) ([]byte, error) {
 	public, err := s.importObject(deviceTemplate(device))
 	if err != nil {
 		return nil, fmt.Errorf("import the device key: %w", err)
 	}
-	oaep := pkcs11.NewOAEPParams(pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1, pkcs11.CKZ_DATA_SPECIFIED, nil)
-	blob, err := s.p.WrapKey(s.handle, mechanism(pkcs11.CKM_RSA_PKCS_OAEP, oaep), public, key)
+	blob, err := s.p.WrapKey(s.handle, oaep(), public, key)
 	if err != nil {
 		err = fmt.Errorf("wrap a seed for the device: %w", err)
 	} else if len(blob) != device.Size() {
 		err = fmt.Errorf("wrap a seed for the device: the module returned %d bytes instead of %d", len(blob), device.Size())
 	}
 	return blob, also(err, s.destroy(public, "a device key"))
+}
+
+// oaep is RSA-OAEP with SHA-1, MGF1-SHA-1 and no label (RFC 8017 section 7.1).
+func oaep() []*pkcs11.Mechanism {
+	return mechanism(pkcs11.CKM_RSA_PKCS_OAEP, pkcs11.NewOAEPParams(pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1, pkcs11.CKZ_DATA_SPECIFIED, nil))
 }
 
 // derive makes a seed of 32 or 64 bytes: AES-ECB of counter blocks. The key may do nothing else, so that it never

@@ -102,6 +102,10 @@ func (g *generation) createWith(s *session, ref seed.KeyRef, instead []Attribute
 	spec := keySpecs[ref.Label]
 	template := masterTemplate(ref, spec, g.cfg.Profile)
 	for _, a := range instead {
+		if a.Type == pkcs11.CKA_MODULUS_BITS { // of the public half
+			spec.length = a.Value.(int) / 8
+			continue
+		}
 		i := slices.IndexFunc(template, func(t *pkcs11.Attribute) bool { return t.Type == a.Type })
 		if a.Value == nil {
 			template = slices.Delete(template, i, i+1)
@@ -109,8 +113,7 @@ func (g *generation) createWith(s *session, ref seed.KeyRef, instead []Attribute
 			template[i] = pkcs11.NewAttribute(a.Type, a.Value)
 		}
 	}
-	_, err := s.p.GenerateKey(s.handle, mechanism(spec.generate, nil), template)
-	return err
+	return s.generate(spec, template)
 }
 
 // DestroyKeys destroys all objects of a master key's label and version.
@@ -178,7 +181,7 @@ func (r Raw) Unwrap(w seed.Wrapped, hash seed.Hash) (pkcs11.ObjectHandle, error)
 	if err != nil {
 		return 0, err
 	}
-	return r.s.p.UnwrapKey(r.s.handle, mechanism(uint(w.Mech), nil), key, w.Blob, verifyTemplate(hash, len(w.Blob), r.g.cfg.Profile))
+	return r.s.p.UnwrapKey(r.s.handle, mechanism(uint(w.Mech), nil), key, w.Blob, verifyTemplate(hash, len(w.Blob)-8, r.g.cfg.Profile))
 }
 
 // HMAC makes one MAC on a live handle.
@@ -212,7 +215,7 @@ func (h *HSM) ProbeWith(ctx context.Context, label string) error {
 			weak := &generation{cfg: g.cfg, stats: g.stats, handles: g.handles,
 				keys: keyring{handles: maps.Clone(g.keys.handles), active: g.keys.active}}
 			if label != "" {
-				key, err := s.importObject(weakTemplate(label))
+				key, err := s.weakKey(label)
 				if err != nil {
 					return err
 				}
@@ -228,6 +231,22 @@ func (h *HSM) ProbeWith(ctx context.Context, label string) error {
 func (g *generation) probeSeed(s *session) error {
 	_, key := g.keys.current(labelDerive)
 	return s.withBorn(key, []byte("probe"), 32, func(born pkcs11.ObjectHandle) error { return g.checkSeedProbes(s, born) })
+}
+
+func (s *session) weakKey(label string) (pkcs11.ObjectHandle, error) {
+	if label != labelImport {
+		return s.importObject(weakTemplate(label))
+	}
+	public, private, err := s.p.GenerateKeyPair(s.handle, mechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil),
+		publicHalfTemplate(keySpecs[labelImport]), append([]*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+			pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+			pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		}, flagAttributes(privateFlags, mayUnwrap|mayDecrypt)...))
+	if err != nil {
+		return 0, err
+	}
+	return private, s.destroy(public, "the public half of a weak key")
 }
 
 // weakTemplate is a session key that allows exactly what the probe on this label tries.

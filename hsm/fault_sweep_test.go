@@ -25,6 +25,7 @@ var errWrong = errors.New("the result is wrong")
 func sweepOps(r *rig) map[string]func() error {
 	a, b := r.enrol("a"), r.enrol("b")
 	want := r.pseudonymous()
+	hardware := asMaker(r.t, r.HSM, rfcSecret(20))
 	return map[string]func() error{
 		"use two seeds over one cache slot": func() error {
 			return errors.Join(r.check(r.t.Context(), a, "message"), r.check(r.t.Context(), b, "message"))
@@ -35,6 +36,13 @@ func sweepOps(r *rig) map[string]func() error {
 				err = errWrong
 			}
 			return err
+		},
+		"import": func() error {
+			w, err := r.Import(r.t.Context(), hardware, seed.SHA1)
+			if err != nil {
+				return err
+			}
+			return r.check(r.t.Context(), known{seed.SHA1, rfcSecret(20), w}, "message")
 		},
 		"pseudonym": func() error {
 			got, err := r.pseudonym()

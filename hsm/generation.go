@@ -115,7 +115,7 @@ func (g *generation) unwrapSeed(ctx context.Context, w seed.Wrapped, hash seed.H
 	defer cancel()
 	var handle pkcs11.ObjectHandle
 	err = g.owners.withSession(ctx, func(s *session) (err error) {
-		handle, err = s.unwrap(uint(w.Mech), key, w.Blob, verifyTemplate(hash, len(w.Blob), g.cfg.Profile))
+		handle, err = s.unwrap(mechanism(uint(w.Mech), nil), key, w.Blob, verifyTemplate(hash, len(w.Blob)-8, g.cfg.Profile))
 		return err
 	})
 	g.stats.unwraps.Add(1)

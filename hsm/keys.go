@@ -22,14 +22,15 @@ const (
 	labelDigest = "digest" // codes and idempotency digests
 	labelLookup = "lookup" // pseudonyms of subjects
 	labelData   = "data"   // small secrets the service must read back
+	labelImport = "import" // brings in the seeds of hardware tokens
 )
 
 const labelPrefix = "ramzban/"
 
 // keySpec is what a master key must be.
 type keySpec struct {
-	keyType   uint // CKK
-	length    int  // bytes
+	keyType   uint // CKK; an RSA key is a private key, any other a secret one
+	length    int  // bytes; of an RSA key, of its modulus
 	generate  uint // CKM that makes it
 	may       usage
 	mechanism func(profile.Profile) uint // the one mechanism it may be used with
@@ -51,11 +52,21 @@ var (
 		labelDigest: macKey,
 		labelLookup: macKey,
 		labelData:   {pkcs11.CKK_AES, 32, pkcs11.CKM_AES_KEY_GEN, mayEncrypt | mayDecrypt, fixed(pkcs11.CKM_AES_GCM)},
+		labelImport: {pkcs11.CKK_RSA, importKeyLength, pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, mayUnwrap, fixed(pkcs11.CKM_RSA_PKCS_OAEP)},
 	}
 )
 
+func (k keySpec) private() bool { return k.keyType == pkcs11.CKK_RSA }
+
+func (k keySpec) class() uint {
+	if k.private() {
+		return pkcs11.CKO_PRIVATE_KEY
+	}
+	return pkcs11.CKO_SECRET_KEY
+}
+
 // labels are the labels of keySpecs in a fixed order.
-var labels = []string{labelWrap, labelDerive, labelSeal, labelDigest, labelLookup, labelData}
+var labels = []string{labelWrap, labelDerive, labelSeal, labelDigest, labelLookup, labelData, labelImport}
 
 // keyring is the master keys of one generation: handles by label and version. It does not change once found.
 type keyring struct {
@@ -94,6 +105,13 @@ func (k keyring) get(ref seed.KeyRef) (pkcs11.ObjectHandle, error) {
 func (k keyring) current(label string) (seed.KeyRef, pkcs11.ObjectHandle) {
 	ref := k.active[label]
 	return ref, k.handles[ref]
+}
+
+// newestFirst returns the versions of a label, the active one first.
+func (k keyring) newestFirst(label string) []seed.KeyRef {
+	all := slices.DeleteFunc(k.sorted(), func(ref seed.KeyRef) bool { return ref.Label != label })
+	slices.Reverse(all)
+	return all
 }
 
 // learnKeys finds the master keys and notes their handles as in use.
@@ -185,11 +203,21 @@ func checkKey(s *session, ref seed.KeyRef, h pkcs11.ObjectHandle, p profile.Prof
 			return fmt.Errorf("key %s: read %s: %w", ref, want.name, err)
 		}
 		if !slices.Equal(attrs[0].Value, want.value) {
-			return fmt.Errorf("key %s: %s must be %s: it was not made by this product's key ceremony; do not use it",
-				ref, want.name, want.words)
+			return notOurs(ref, want.name, want.words)
 		}
 	}
-	return nil
+	if !spec.private() {
+		return nil
+	}
+	public, err := s.publicHalf(h)
+	if err == nil && (public.Size() != spec.length || public.E != publicExponent) {
+		err = notOurs(ref, "RSA key", fmt.Sprintf("of %d bits with exponent %d", 8*spec.length, publicExponent))
+	}
+	return err
+}
+
+func notOurs(ref seed.KeyRef, what, must string) error {
+	return fmt.Errorf("key %s: %s must be %s: it was not made by this product's key ceremony; do not use it", ref, what, must)
 }
 
 type wantedAttribute struct {
@@ -207,9 +235,8 @@ func wantedAttributes(spec keySpec, p profile.Profile) []wantedAttribute {
 		return wantedAttribute{attr, name, pkcs11.NewAttribute(attr, v).Value, strconv.FormatBool(v)}
 	}
 	want := []wantedAttribute{
-		number(pkcs11.CKA_CLASS, "CKA_CLASS", pkcs11.CKO_SECRET_KEY),
+		number(pkcs11.CKA_CLASS, "CKA_CLASS", spec.class()),
 		number(pkcs11.CKA_KEY_TYPE, "CKA_KEY_TYPE", spec.keyType),
-		number(pkcs11.CKA_VALUE_LEN, "CKA_VALUE_LEN", uint(spec.length)),
 		flag(pkcs11.CKA_PRIVATE, "CKA_PRIVATE", true),
 		flag(pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true),
 		flag(pkcs11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", true),
@@ -217,7 +244,10 @@ func wantedAttributes(spec keySpec, p profile.Profile) []wantedAttribute {
 		flag(pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true),
 		flag(pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false),
 	}
-	for _, f := range usageFlags {
+	if !spec.private() {
+		want = append(want, number(pkcs11.CKA_VALUE_LEN, "CKA_VALUE_LEN", uint(spec.length)))
+	}
+	for _, f := range spec.flags() {
 		want = append(want, flag(f.attr, f.name, spec.may&f.use != 0))
 	}
 	if p.CopyableFlag {

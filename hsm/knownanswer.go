@@ -24,13 +24,13 @@ const checkLength = 8
 //
 //	seal, digest, lookup  the first 8 bytes of the key's HMAC-SHA-256 over a fixed message, which only the self-check makes
 //	derive                the same under the seed derived from a fixed context
-//	wrap                  the same under the seed wrapped in Blob
+//	wrap, import          the same under the seed wrapped in Blob
 //	data                  8 random bytes, encrypted in Blob
 type KnownAnswer struct {
 	Key   seed.KeyRef `json:"key"`
 	Check []byte      `json:"check"`          // the key check value, 8 bytes
 	IV    []byte      `json:"iv,omitempty"`   // data: 12 bytes; else none
-	Blob  []byte      `json:"blob,omitempty"` // wrap: 40 bytes; data: 24 bytes, the tag included; else none
+	Blob  []byte      `json:"blob,omitempty"` // wrap: 40 bytes; import: 384; data: 24, the tag included; else none
 }
 
 // UnmarshalJSON reads a known answer strictly: unknown fields and wrong sizes are refused.
@@ -54,6 +54,8 @@ func (a *KnownAnswer) validate() error {
 	switch a.Key.Label {
 	case labelWrap:
 		blob = selfCheckHash.SeedLength() + 8 // RFC 5649
+	case labelImport:
+		blob = importKeyLength
 	case labelData:
 		iv, blob = gcmIV, checkLength+gcmTag/8
 	}
@@ -150,6 +152,8 @@ func (g *generation) noteAnswer(s *session, ref seed.KeyRef) (a KnownAnswer, err
 	switch ref.Label {
 	case labelWrap:
 		a.Blob, err = g.wrapCheckSeed(s, ref)
+	case labelImport:
+		a.Blob, err = g.wrapCheckSeedAsMaker(s, ref)
 	case labelData:
 		a.IV, a.Blob, err = g.encryptCheck(s, ref)
 	}
@@ -163,6 +167,24 @@ func (g *generation) wrapCheckSeed(s *session, ref seed.KeyRef) ([]byte, error) 
 	_, derive := g.keys.current(labelDerive)
 	w, err := g.bornWrapped(s, derive, ref)
 	return w.Blob, err
+}
+
+// wrapCheckSeedAsMaker wraps the seed of the self-check as the maker of a hardware token would.
+func (g *generation) wrapCheckSeedAsMaker(s *session, ref seed.KeyRef) (blob []byte, err error) {
+	key, err := g.keys.get(ref)
+	if err != nil {
+		return nil, err
+	}
+	public, err := s.publicHalf(key)
+	if err != nil {
+		return nil, err
+	}
+	_, derive := g.keys.current(labelDerive)
+	err = s.withBorn(derive, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
+		blob, err = s.wrapForDevice(born, public)
+		return err
+	})
+	return blob, err
 }
 
 func (g *generation) encryptCheck(s *session, ref seed.KeyRef) (iv, blob []byte, err error) {
@@ -191,13 +213,16 @@ func (g *generation) check(s *session, a KnownAnswer) ([]byte, error) {
 	case labelDerive:
 		return g.checkDerived(s, key)
 	case labelWrap:
-		check, err := g.checkWrapped(s, seed.Wrapped{Mech: uint32(g.cfg.Profile.WrapMechanism), Key: a.Key, Blob: a.Blob})
+		check, err := g.checkWrapped(s, seed.Wrapped{Mech: uint32(g.cfg.Profile.WrapMechanism), Key: a.Key, Blob: a.Blob}, selfCheckHash)
+		return check, blobError(err, g.cfg.Profile)
+	case labelImport:
+		check, err := g.checkMaker(s, key, a.Blob, selfCheckHash)
 		return check, blobError(err, g.cfg.Profile)
 	case labelData:
 		plain, err := s.decrypt(key, a.IV, tagged(purposeSelfCheck), a.Blob)
 		return plain, blobError(err, g.cfg.Profile)
 	}
-	return s.checkMAC(key)
+	return s.checkMAC(key, selfCheckHash)
 }
 
 // checkDerived derives, wraps, unwraps and MACs, like an enrolment followed by a verification.
@@ -207,7 +232,7 @@ func (g *generation) checkDerived(s *session, key pkcs11.ObjectHandle) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	return g.checkWrapped(s, w)
+	return g.checkWrapped(s, w, selfCheckHash)
 }
 
 // bornWrapped derives the seed of the self-check and wraps it under one version of the wrapping master key.
@@ -219,16 +244,16 @@ func (g *generation) bornWrapped(s *session, derive pkcs11.ObjectHandle, wrap se
 	return w, err
 }
 
-func (g *generation) checkWrapped(s *session, w seed.Wrapped) (check []byte, err error) {
-	err = g.withUnwrapped(s, w, func(h pkcs11.ObjectHandle) (err error) {
-		check, err = s.checkMAC(h)
+func (g *generation) checkWrapped(s *session, w seed.Wrapped, hash seed.Hash) (check []byte, err error) {
+	err = g.withUnwrapped(s, w, hash, func(h pkcs11.ObjectHandle) (err error) {
+		check, err = s.checkMAC(h, hash)
 		return err
 	})
 	return check, err
 }
 
-func (s *session) checkMAC(key pkcs11.ObjectHandle) ([]byte, error) {
-	sum, err := s.hmac(key, selfCheckHash, tagged(purposeSelfCheck))
+func (s *session) checkMAC(key pkcs11.ObjectHandle, hash seed.Hash) ([]byte, error) {
+	sum, err := s.hmac(key, hash, tagged(purposeSelfCheck))
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ import (
 	"ramzban/softhsm"
 )
 
-var masterLabels = []string{"wrap", "derive", "seal", "digest", "lookup", "data"}
+var masterLabels = []string{"wrap", "derive", "seal", "digest", "lookup", "data", "import"}
 
 // renote takes the token's keys, whatever they are, for those of the ceremony.
 func renote(t *testing.T, tok *softhsm.Token) {
@@ -33,7 +33,7 @@ func TestExchangedKeysAreRefusedAndNamed(t *testing.T) {
 		require.NoError(t, hsm.CreateKey(tok.Config(), seed.KeyRef{Label: label, Version: 2}))
 	}
 	renote(t, tok)
-	require.Len(t, tok.KnownAnswers, 12)
+	require.Len(t, tok.KnownAnswers, 14)
 	for version := range uint32(2) {
 		for _, label := range masterLabels {
 			ref := seed.KeyRef{Label: label, Version: version + 1}

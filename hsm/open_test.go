@@ -103,6 +103,13 @@ func TestKeysWithOtherAttributesAreRefused(t *testing.T) {
 		"lookup changes":     {"lookup", hsm.Attribute{Type: pkcs11.CKA_MODIFIABLE, Value: true}, "CKA_MODIFIABLE must be false"},
 		"lookup copies":      {"lookup", hsm.Attribute{Type: pkcs11.CKA_COPYABLE, Value: true}, "CKA_COPYABLE must be false"},
 		"lookup in SHA-512":  {"lookup", hsm.Attribute{Type: pkcs11.CKA_ALLOWED_MECHANISMS, Value: mech(pkcs11.CKM_SHA512_HMAC)}, "CKA_ALLOWED_MECHANISMS must be 0x251 alone"},
+		"import decrypts":    {"import", hsm.Attribute{Type: pkcs11.CKA_DECRYPT, Value: true}, "CKA_DECRYPT must be false"},
+		"import signs":       {"import", hsm.Attribute{Type: pkcs11.CKA_SIGN, Value: true}, "CKA_SIGN must be false"},
+		"import recovers":    {"import", hsm.Attribute{Type: pkcs11.CKA_SIGN_RECOVER, Value: true}, "CKA_SIGN_RECOVER must be false"},
+		"import may leave":   {"import", hsm.Attribute{Type: pkcs11.CKA_EXTRACTABLE, Value: true}, "CKA_EXTRACTABLE must be false"},
+		"import shows":       {"import", hsm.Attribute{Type: pkcs11.CKA_SENSITIVE, Value: false}, "CKA_SENSITIVE must be true"},
+		"import is short":    {"import", hsm.Attribute{Type: pkcs11.CKA_MODULUS_BITS, Value: 2048}, "RSA key must be of 3072 bits"},
+		"import by PKCS#1":   {"import", hsm.Attribute{Type: pkcs11.CKA_ALLOWED_MECHANISMS, Value: mech(pkcs11.CKM_RSA_PKCS)}, "CKA_ALLOWED_MECHANISMS must be 0x9 alone"},
 		"seal by any scheme": {"seal", hsm.Attribute{Type: pkcs11.CKA_ALLOWED_MECHANISMS}, "CKA_ALLOWED_MECHANISMS must be 0x251 alone"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -117,7 +124,7 @@ func mech(m uint) []byte { return pkcs11.NewAttribute(0, m).Value }
 
 func TestMissingDoubledAndExchangedKeysAreRefused(t *testing.T) {
 	tok := softhsm.New(t)
-	for _, label := range []string{"wrap", "derive", "seal", "digest", "lookup", "data"} {
+	for _, label := range masterLabels {
 		ref := seed.KeyRef{Label: label, Version: 1}
 		require.NoError(t, hsm.CreateKey(tok.Config(), ref))
 		err := refused(t, tok.Config(), "two objects", ref.String())
@@ -180,6 +187,7 @@ func TestTheNegativeProbesSee(t *testing.T) {
 	for label, say := range map[string]string{
 		"seal":   "reading the value of ramzban/seal/1",
 		"wrap":   "encrypting with ramzban/wrap/1",
+		"import": "decrypting with ramzban/import/1",
 		"derive": "wrapping the unextractable ramzban/derive/1",
 		"seed":   "wrapping a seed that is not extractable",
 	} {

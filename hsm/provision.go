@@ -140,9 +140,22 @@ func (g *generation) createMissing(s *session) error {
 
 func (g *generation) createKey(s *session, ref seed.KeyRef) error {
 	spec := keySpecs[ref.Label]
-	_, err := s.p.GenerateKey(s.handle, mechanism(spec.generate, nil), masterTemplate(ref, spec, g.cfg.Profile))
-	if err != nil {
+	if err := s.generate(spec, masterTemplate(ref, spec, g.cfg.Profile)); err != nil {
 		return fmt.Errorf("create key %s: %w", ref, err)
 	}
 	return nil
+}
+
+// generate makes a key; of a key pair it keeps the private half only.
+func (s *session) generate(spec keySpec, template []*pkcs11.Attribute) error {
+	mech := mechanism(spec.generate, nil)
+	if !spec.private() {
+		_, err := s.p.GenerateKey(s.handle, mech, template)
+		return err
+	}
+	public, _, err := s.p.GenerateKeyPair(s.handle, mech, publicHalfTemplate(spec), template)
+	if err != nil {
+		return err
+	}
+	return s.destroy(public, "the public half of a key pair")
 }

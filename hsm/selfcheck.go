@@ -2,6 +2,9 @@ package hsm
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" //nolint:gosec // OAEP as makers of tokens and SoftHSM have it
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -40,17 +43,16 @@ func (g *generation) selfCheck(ctx context.Context) error {
 }
 
 // withUnwrapped unwraps a seed for verification, lends it to fn and destroys it, all on one session.
-func (g *generation) withUnwrapped(s *session, w seed.Wrapped, fn func(pkcs11.ObjectHandle) error) error {
+func (g *generation) withUnwrapped(s *session, w seed.Wrapped, hash seed.Hash, fn func(pkcs11.ObjectHandle) error) error {
 	key, err := g.keys.get(w.Key)
 	if err != nil {
 		return err
 	}
-	h, err := s.unwrap(uint(w.Mech), key, w.Blob, verifyTemplate(selfCheckHash, len(w.Blob), g.cfg.Profile))
+	h, err := s.unwrap(mechanism(uint(w.Mech), nil), key, w.Blob, verifyTemplate(hash, len(w.Blob)-8, g.cfg.Profile))
 	if err != nil {
 		return err
 	}
-	err = fn(h)
-	return also(s.destroy(h, "an unwrapped seed"), err)
+	return s.lend(h, "an unwrapped seed", fn)
 }
 
 // wrapVectors are the results of RFC 5649 for a key of bytes 0x40, 0x41, … under a wrapping key of bytes 0x00 to 0x1F:
@@ -110,9 +112,13 @@ func sequence(first byte, n int) []byte {
 // checkRefusals tries what the HSM must refuse. Some modules do not honour the attributes they report.
 func (g *generation) checkRefusals(s *session) error {
 	for ref, h := range g.keys.handles {
-		if err := g.mustRefuse("reading the value of "+ref.String(), s.readValue(h)); err != nil {
+		if err := g.mustRefuse("reading the value of "+ref.String(), s.readValue(h, keySpecs[ref.Label].private())); err != nil {
 			return err
 		}
+	}
+	imports, importKey := g.keys.current(labelImport)
+	if err := g.mustRefuse("decrypting with "+imports.String(), s.decryptOAEP(importKey)); err != nil {
+		return err
 	}
 	ref, wrapKey := g.keys.current(labelWrap)
 	if err := g.mustRefuse("encrypting with "+ref.String(), s.encryptBlock(wrapKey)); err != nil {
@@ -133,11 +139,11 @@ func (g *generation) checkSeedRefusals(s *session) error {
 	if err != nil {
 		return err
 	}
-	return g.withUnwrapped(s, w, func(h pkcs11.ObjectHandle) error { return g.checkSeedProbes(s, h) })
+	return g.withUnwrapped(s, w, selfCheckHash, func(h pkcs11.ObjectHandle) error { return g.checkSeedProbes(s, h) })
 }
 
 func (g *generation) checkSeedProbes(s *session, h pkcs11.ObjectHandle) error {
-	if err := g.mustRefuse("reading the value of a seed", s.readValue(h)); err != nil {
+	if err := g.mustRefuse("reading the value of a seed", s.readValue(h, false)); err != nil {
 		return err
 	}
 	return g.mustRefuse("wrapping a seed that is not extractable", g.tryWrap(s, h))
@@ -154,8 +160,29 @@ func (g *generation) mustRefuse(what string, err error) error {
 	return fmt.Errorf("%s failed, but was not refused: %w", what, err)
 }
 
-func (s *session) readValue(h pkcs11.ObjectHandle) error {
-	_, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil)})
+func (s *session) readValue(h pkcs11.ObjectHandle, private bool) error {
+	secret := uint(pkcs11.CKA_VALUE)
+	if private {
+		secret = pkcs11.CKA_PRIVATE_EXPONENT
+	}
+	_, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(secret, nil)})
+	return err
+}
+
+// decryptOAEP tries to decrypt what is no seed.
+func (s *session) decryptOAEP(h pkcs11.ObjectHandle) error {
+	public, err := s.publicHalf(h)
+	if err != nil {
+		return err
+	}
+	probe, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, public, []byte(purposeSelfCheck), nil)
+	if err != nil {
+		return fmt.Errorf("make a ciphertext: %w", err)
+	}
+	if err := s.p.DecryptInit(s.handle, oaep(), h); err != nil {
+		return err
+	}
+	_, err = s.p.Decrypt(s.handle, probe)
 	return err
 }
 

@@ -92,12 +92,12 @@ func (s *session) find(template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, err
 }
 
 // unwrap makes a session object of a blob, to the given template.
-func (s *session) unwrap(mech uint, key pkcs11.ObjectHandle, blob []byte, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+func (s *session) unwrap(mech []*pkcs11.Mechanism, key pkcs11.ObjectHandle, blob []byte, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 	if len(blob) == 0 { // miekg/pkcs11 panics on it
 		return 0, fmt.Errorf("%w: it is empty", seed.ErrBadBlob)
 	}
 	h, err := s.handles.newObject(func() (pkcs11.ObjectHandle, error) {
-		return s.p.UnwrapKey(s.handle, mechanism(mech, nil), key, blob, template)
+		return s.p.UnwrapKey(s.handle, mech, key, blob, template)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("unwrap: %w", err)
@@ -108,6 +108,13 @@ func (s *session) unwrap(mech uint, key pkcs11.ObjectHandle, blob []byte, templa
 // importObject makes a session object of values that are no secret.
 func (s *session) importObject(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 	return s.handles.newObject(func() (pkcs11.ObjectHandle, error) { return s.p.CreateObject(s.handle, template) })
+}
+
+// lend lends a session object to fn and destroys it. Should that fail, the pool closes the session, and the object goes
+// with it.
+func (s *session) lend(h pkcs11.ObjectHandle, what string, fn func(pkcs11.ObjectHandle) error) error {
+	err := fn(h)
+	return also(s.destroy(h, what), err) // its own failure first: the pool goes by it
 }
 
 // destroy destroys a session object.

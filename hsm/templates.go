@@ -22,14 +22,19 @@ const (
 	mayWrap
 	mayUnwrap
 	mayDerive
+	maySignRecover
+	mayAskAlways // not a usage, but false all the same: a PIN for each use
 )
 
-// usageFlags pairs each usage of a secret key with its attribute.
-var usageFlags = []struct {
+// usageFlag pairs a usage with its attribute.
+type usageFlag struct {
 	use  usage
 	attr uint
 	name string
-}{
+}
+
+// usageFlags are those of a secret key.
+var usageFlags = []usageFlag{
 	{mayEncrypt, pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT"},
 	{mayDecrypt, pkcs11.CKA_DECRYPT, "CKA_DECRYPT"},
 	{maySign, pkcs11.CKA_SIGN, "CKA_SIGN"},
@@ -39,9 +44,28 @@ var usageFlags = []struct {
 	{mayDerive, pkcs11.CKA_DERIVE, "CKA_DERIVE"},
 }
 
-func usageAttributes(may usage) []*pkcs11.Attribute {
-	attrs := make([]*pkcs11.Attribute, 0, len(usageFlags))
-	for _, f := range usageFlags {
+// privateFlags are those of a private key.
+var privateFlags = []usageFlag{
+	{mayDecrypt, pkcs11.CKA_DECRYPT, "CKA_DECRYPT"},
+	{maySign, pkcs11.CKA_SIGN, "CKA_SIGN"},
+	{maySignRecover, pkcs11.CKA_SIGN_RECOVER, "CKA_SIGN_RECOVER"},
+	{mayUnwrap, pkcs11.CKA_UNWRAP, "CKA_UNWRAP"},
+	{mayDerive, pkcs11.CKA_DERIVE, "CKA_DERIVE"},
+	{mayAskAlways, pkcs11.CKA_ALWAYS_AUTHENTICATE, "CKA_ALWAYS_AUTHENTICATE"},
+}
+
+func (k keySpec) flags() []usageFlag {
+	if k.private() {
+		return privateFlags
+	}
+	return usageFlags
+}
+
+func usageAttributes(may usage) []*pkcs11.Attribute { return flagAttributes(usageFlags, may) }
+
+func flagAttributes(flags []usageFlag, may usage) []*pkcs11.Attribute {
+	attrs := make([]*pkcs11.Attribute, 0, len(flags))
+	for _, f := range flags {
 		attrs = append(attrs, pkcs11.NewAttribute(f.attr, may&f.use != 0))
 	}
 	return attrs
@@ -60,16 +84,18 @@ func allowedMechanisms(mechs ...uint) *pkcs11.Attribute {
 // no other. CKA_MODIFIABLE comes last: SoftHSM refuses any attribute after it.
 func masterTemplate(ref seed.KeyRef, spec keySpec, p profile.Profile) []*pkcs11.Attribute {
 	attrs := []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, spec.class()),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, spec.keyType),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, ref.String()),
-		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, spec.length),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
 	}
-	attrs = append(attrs, usageAttributes(spec.may)...)
+	if !spec.private() {
+		attrs = append(attrs, pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, spec.length))
+	}
+	attrs = append(attrs, flagAttributes(spec.flags(), spec.may)...)
 	if p.AllowedMechanisms {
 		attrs = append(attrs, allowedMechanisms(spec.mechanism(p)))
 	}
@@ -77,6 +103,22 @@ func masterTemplate(ref seed.KeyRef, spec keySpec, p profile.Profile) []*pkcs11.
 		attrs = append(attrs, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false))
 	}
 	return append(attrs, pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false))
+}
+
+// publicHalfTemplate generates the public half of a key pair as a session object that may do nothing: it can be read off
+// the private half, so that one object carries the label.
+func publicHalfTemplate(spec keySpec) []*pkcs11.Attribute {
+	return []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, false),
+		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),
+		pkcs11.NewAttribute(pkcs11.CKA_VERIFY_RECOVER, false),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 8*spec.length),
+		pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, big.NewInt(publicExponent).Bytes()),
+	}
 }
 
 // seedTemplate is what the seed templates share: a private, sensitive session object.
@@ -96,14 +138,24 @@ func birthTemplate(length int) []*pkcs11.Attribute {
 	return append(seedTemplate(true, 0), pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, length))
 }
 
-// verifyTemplate is a seed unwrapped to check passwords: it may make MACs of one hash, and never leaves the HSM.
-func verifyTemplate(hash seed.Hash, blobLength int, p profile.Profile) []*pkcs11.Attribute {
+// verifyTemplate is a seed unwrapped to check passwords: it may make MACs of one hash, and never leaves the HSM. length
+// is the seed's, in bytes, for modules that must be told.
+func verifyTemplate(hash seed.Hash, length int, p profile.Profile) []*pkcs11.Attribute {
 	attrs := seedTemplate(false, maySign)
 	if p.AllowedMechanisms {
 		attrs = append(attrs, allowedMechanisms(hmacMechanism(hash)))
 	}
 	if p.UnwrapNeedsLength {
-		attrs = append(attrs, pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, blobLength-8))
+		attrs = append(attrs, pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, length))
+	}
+	return attrs
+}
+
+// rewrapTemplate is a seed unwrapped to be wrapped again in the same call: extractable, good for nothing else.
+func rewrapTemplate(length int, p profile.Profile) []*pkcs11.Attribute {
+	attrs := seedTemplate(true, 0)
+	if p.UnwrapNeedsLength {
+		attrs = append(attrs, pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, length))
 	}
 	return attrs
 }
