@@ -126,7 +126,7 @@ func (s *Service) newToken(ctx context.Context, r IssueRequest, pseudonym seed.M
 	}
 	p := s.Profiles[r.Profile]
 	t := token{record: record{
-		Serial: makeSerial(digits), Class: r.Class, Channel: r.Channel, Uses: slices.Clone(r.Uses), Status: Issued, Subject: pseudonym,
+		Serial: makeSerial(digits), Class: r.Class, Channel: r.Channel, Uses: append([]string{}, r.Uses...), Status: Issued, Subject: pseudonym,
 		Salt: salt, Profile: r.Profile, Policy: p.Policy, Guess: p.Guess, KeyPin: r.DeviceKeySHA256, CreatedAt: s.Clock().UnixMilli(),
 	}}
 	if t.LastFour, err = s.HSM.Encrypt(ctx, lastFourAAD(t.Serial), []byte(tail(r.Subject))); err != nil {
@@ -170,7 +170,7 @@ func (s *Service) firstRows(ctx context.Context, t token, live store.Key) (decis
 			return decision{}, err
 		}
 	}
-	return d, s.addBudgets(ctx, t, &d)
+	return d, s.addBudgets(ctx, t, append([]string{resyncUse}, t.Uses...), &d)
 }
 
 // addPointer adds a new row that names the token.
@@ -184,12 +184,12 @@ func (s *Service) addPointer(key store.Key, serial string, d *decision) error {
 	return nil
 }
 
-// addBudgets gives the subject a guess budget for each use it has none for, and one for resynchronising. A budget is
-// made with the token, never with the first guess, so that deleting one is seen.
-func (s *Service) addBudgets(ctx context.Context, t token, d *decision) error {
-	keys := []store.Key{budgetKey(t.Subject.Sum, resyncUse)}
-	for _, use := range t.Uses {
-		keys = append(keys, budgetKey(t.Subject.Sum, use))
+// addBudgets gives the token's subject a guess budget for each of these uses it has none for. A budget is made with the
+// token's use, never with the first guess, so that deleting one is seen.
+func (s *Service) addBudgets(ctx context.Context, t token, uses []string, d *decision) error {
+	keys := make([]store.Key, len(uses))
+	for i, use := range uses {
+		keys[i] = budgetKey(t.Subject.Sum, use)
 	}
 	items, err := s.Store.Get(ctx, keys...)
 	if err != nil {
@@ -240,8 +240,8 @@ func (s *Service) checkIssue(r IssueRequest) error {
 	if err := checkMobile(r.Mobile); err != nil {
 		return err
 	}
-	if err := s.checkUses(r.Uses); err != nil {
-		return err
+	if bad := s.checkUses(r.Uses); bad != nil {
+		return bad
 	}
 	return checkSubject(r.Class, r.Subject)
 }

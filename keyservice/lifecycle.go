@@ -59,11 +59,17 @@ func (s *Service) changed(ctx context.Context, before, after token, refusal *Err
 	return d, s.follow(ctx, before, after, &d)
 }
 
-// follow adds what a changed token means for the rows that point to it: its code's row lives while the code can be
-// used, its subject's live row until it is deactivated.
+// follow adds what a changed token means for other rows: a code's row lives while the code can be used, the subject's
+// live row until the token is deactivated, and a use that is new to the token has a guess budget.
 func (s *Service) follow(ctx context.Context, before, after token, d *decision) error {
-	if before.Code != nil && (after.Code == nil || after.Code.ID != before.Code.ID) {
-		d.change.Delete = append(d.change.Delete, codeKey(before.Code.ID))
+	was, is := before.codes(), after.codes()
+	for _, id := range without(was, is) {
+		d.change.Delete = append(d.change.Delete, codeKey(id))
+	}
+	for _, id := range without(is, was) {
+		if err := s.addPointer(codeKey(id), after.Serial, d); err != nil {
+			return err
+		}
 	}
 	if after.Status == Deactivated {
 		live, err := s.liveRow(ctx, after)
@@ -73,15 +79,29 @@ func (s *Service) follow(ctx context.Context, before, after token, d *decision) 
 		d.change.Require = append(d.change.Require, store.Require{Key: live.Key, Version: live.Version})
 		d.change.Delete = append(d.change.Delete, live.Key)
 	}
-	if after.Code != nil && after.Code.ID != before.Code.ID {
-		row, err := s.mac(codeKey(after.Code.ID), pointer{Schema: schema, Serial: after.Serial})
-		if err != nil {
-			return err
-		}
-		d.change.Require = append(d.change.Require, store.Require{Key: row.Key})
-		d.change.Put = append(d.change.Put, row)
+	return s.addBudgets(ctx, after, without(after.Uses, before.Uses), d)
+}
+
+// codes are the ids of the codes that may wait for the courier.
+func (t token) codes() []string {
+	var ids []string
+	if t.Code != nil {
+		ids = append(ids, t.Code.ID)
 	}
-	return nil
+	for _, ch := range t.state.Challenges {
+		ids = append(ids, ch.ID)
+	}
+	return ids
+}
+
+func without(all, these []string) []string {
+	var rest []string
+	for _, one := range all {
+		if !slices.Contains(these, one) {
+			rest = append(rest, one)
+		}
+	}
+	return rest
 }
 
 // liveRow reads the row that makes this token its subject's live one; a *tampered if it is missing or names another.
@@ -117,9 +137,8 @@ func (s *Service) transition(ctx context.Context, c authz.Caller, a authz.Action
 		if !slices.Contains(from, t.Status) {
 			return t, notWhile(t.Status, fmt.Sprintf("only from %s can a token become %s", oneOf(from), to)), nil
 		}
-		t.Status = to
-		if to == Deactivated {
-			t.Seed, t.Delivery, t.Code = nil, nil, nil
+		if t.Status = to; to == Deactivated {
+			t.forget()
 		}
 		return t, nil, nil
 	})
@@ -127,6 +146,12 @@ func (s *Service) transition(ctx context.Context, c authz.Caller, a authz.Action
 		return "", err
 	}
 	return to, nil
+}
+
+// forget drops what only a live token needs: its secrets, and the SMS passwords that were asked for.
+func (t *token) forget() {
+	t.Seed, t.Delivery, t.Code, t.PIN, t.Mobile = nil, nil, nil, nil, nil
+	t.state.Challenges, t.state.Answered = nil, nil
 }
 
 func notWhile(st Status, why string) *Error {

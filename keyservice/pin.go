@@ -60,9 +60,13 @@ func (s *Service) pinDigest(ctx context.Context, t token) ([]byte, error) {
 	case t.Policy.PINDigits == 0:
 		return nil, nil // the suite takes none
 	case t.PIN == nil:
-		return nil, &Error{Code: CodePINMissing, Detail: "the customer's PIN is not set: set it first"}
+		return nil, noPIN()
 	}
 	return s.HSM.Decrypt(ctx, pinAAD(t.Serial), *t.PIN)
+}
+
+func noPIN() *Error {
+	return &Error{Code: CodePINMissing, Detail: "the customer's PIN is not set: set it first"}
 }
 
 func pinAAD(serial string) []byte { return []byte(serial + "/pin") }

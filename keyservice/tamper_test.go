@@ -164,15 +164,15 @@ func TestExchangedRowsAreSeen(t *testing.T) {
 				w.refusedAndAlarmed(thief, name)
 				w.attack([]store.Put{mine, theirs})
 			}
-			w.swapSeeds(victim.serial, thief.serial)
+			w.exchange(victim.serial, thief.serial, func(a, b *record) { a.Seed, b.Seed = b.Seed, a.Seed })
 			w.refusedAndAlarmed(victim, "wrapped seeds")
 			w.refusedAndAlarmed(thief, "wrapped seeds")
 		})
 	}
 }
 
-// swapSeeds exchanges the wrapped seeds inside two records and leaves everything else of them.
-func (w *world) swapSeeds(a, b string) {
+// exchange edits two records as swap does, and leaves everything else of their rows.
+func (w *world) exchange(a, b string, swap func(a, b *record)) {
 	var envelopes [2]envelope
 	var records [2]record
 	for i, serial := range []string{a, b} {
@@ -182,7 +182,7 @@ func (w *world) swapSeeds(a, b string) {
 		records[i], err = store.Decode[record](envelopes[i].Body)
 		require.NoError(w.t, err)
 	}
-	records[0].Seed, records[1].Seed = records[1].Seed, records[0].Seed
+	swap(&records[0], &records[1])
 	for i, serial := range []string{a, b} {
 		body, err := store.Encode(records[i])
 		require.NoError(w.t, err)

@@ -2,25 +2,28 @@ package keyservice
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"ramzban/keyservice/authz"
-	"ramzban/keyservice/seed"
 )
 
 // SetUses connects the token to exactly these uses; none is allowed. It returns them.
 func (s *Service) SetUses(ctx context.Context, c authz.Caller, serial string, uses []string) ([]string, error) {
-	return nil, &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
+	err := s.change(ctx, c, authz.SetUses, serial, func(t token) (token, *Error, error) {
+		if t.Status == Deactivated {
+			return t, notWhile(t.Status, "it is not connected to any use again"), nil
+		}
+		t.Uses = append([]string{}, uses...)
+		return t, s.checkUses(uses), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{}, uses...), nil
 }
 
-// SetPIN keeps the digest of the PIN that the customer types into the device for each password.
-func (s *Service) SetPIN(ctx context.Context, c authz.Caller, serial string, pin seed.PIN) (Status, error) {
-	return "", &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
-}
-
-// checkUses returns an *Error unless each is a configured use, given once. A token may have none yet.
-func (s *Service) checkUses(uses []string) error {
+// checkUses says what is wrong unless each is a configured use, given once. A token may have none yet.
+func (s *Service) checkUses(uses []string) *Error {
 	seen := map[string]bool{}
 	for _, u := range uses {
 		if !slices.Contains(s.Uses, u) || seen[u] {
