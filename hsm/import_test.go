@@ -125,7 +125,8 @@ func TestWhatIsNotForTheImportKeyIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	labelled, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, key, rfcSecret(20), []byte("label"))
 	require.NoError(t, err)
-	pkcs1, err := rsa.EncryptPKCS1v15(rand.Reader, key, rfcSecret(20)) //nolint:staticcheck // what must be refused
+	//lint:ignore SA1019 it is what must be refused
+	pkcs1, err := rsa.EncryptPKCS1v15(rand.Reader, key, rfcSecret(20))
 	require.NoError(t, err)
 	flipped := slices.Clone(good)
 	flipped[200] ^= 1

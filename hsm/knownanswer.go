@@ -66,6 +66,14 @@ func (a *KnownAnswer) validate() error {
 	return nil
 }
 
+// WithoutAnswer returns the labels of the master keys of which no version has a known answer: what an earlier version of
+// this product noted lacks those of the keys that came later.
+func WithoutAnswer(answers []KnownAnswer) []string {
+	return slices.DeleteFunc(slices.Clone(labels), func(label string) bool {
+		return slices.ContainsFunc(answers, func(a KnownAnswer) bool { return a.Key.Label == label })
+	})
+}
+
 func validateAnswers(answers []KnownAnswer) error {
 	seen := map[seed.KeyRef]bool{}
 	for _, a := range answers {

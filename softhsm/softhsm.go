@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"ramzban/hsm"
 	"ramzban/hsm/profile"
@@ -158,7 +159,11 @@ func readAnswers(path string) ([]hsm.KnownAnswer, error) {
 		return nil, err
 	}
 	var answers []hsm.KnownAnswer
-	if err := json.Unmarshal(in, &answers); err != nil {
+	err = json.Unmarshal(in, &answers)
+	if missing := hsm.WithoutAnswer(answers); err == nil && len(missing) > 0 {
+		err = fmt.Errorf("no known answer of the keys %s", strings.Join(missing, ", "))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w: another version may have made it: move its folder away, and every database that "+
 			"was made with it, and a new token will be made", path, err)
 	}

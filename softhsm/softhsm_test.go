@@ -1,6 +1,7 @@
 package softhsm_test
 
 import (
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -75,12 +76,19 @@ func TestADamagedKnownAnswerIsNotReplaced(t *testing.T) {
 // A token of an earlier version is refused by words that help; its keys stay.
 func TestAKnownAnswerOfAnEarlierVersionIsNotReplaced(t *testing.T) {
 	tok := softhsm.New(t)
-	old := []byte(`[{"derive":{"label":"derive","version":1},"mac":"AAAA"}]`)
-	require.NoError(t, os.WriteFile(filepath.Join(tok.Dir, "known-answer.json"), old, 0o600))
-	_, err := softhsm.Provision(t.Context(), tok.Dir)
-	require.ErrorContains(t, err, "known-answer.json")
-	require.ErrorContains(t, err, "move its folder away")
-	require.NotContains(t, err.Error(), "\n")
+	withoutImport, err := json.Marshal(tok.KnownAnswers[:6])
+	require.NoError(t, err)
+	for say, old := range map[string]string{
+		`unknown field "derive"`:             `[{"derive":{"label":"derive","version":1},"mac":"AAAA"}]`,
+		"no known answer of the keys import": string(withoutImport),
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(tok.Dir, "known-answer.json"), []byte(old), 0o600))
+		_, err := softhsm.Provision(t.Context(), tok.Dir)
+		require.ErrorContains(t, err, "known-answer.json")
+		require.ErrorContains(t, err, say)
+		require.ErrorContains(t, err, "move its folder away")
+		require.NotContains(t, err.Error(), "\n")
+	}
 	pseudonym(t, tok)
 }
 
