@@ -129,7 +129,6 @@ func TestBadIssues(t *testing.T) {
 		{"unknown profile", "issuer", "/v1/tokens", but(func(r *wire.IssueRequest) { r.Profile = "other" }), 422, "profile_unknown", 0},
 		{"unknown use", "issuer", "/v1/tokens", but(func(r *wire.IssueRequest) { r.Uses = []string{"third-pin"} }), 422, "request_invalid", 0},
 		{"a use twice", "issuer", "/v1/tokens", but(func(r *wire.IssueRequest) { r.Uses = []string{"login", "login"} }), 422, "request_invalid", 0},
-		{"no use", "issuer", "/v1/tokens", but(func(r *wire.IssueRequest) { r.Uses = []string{} }), 422, "request_invalid", 0},
 		{"null for uses", "issuer", "/v1/tokens", but(func(r *wire.IssueRequest) { r.Uses = nil }), 422, "request_invalid", 0},
 		{"unknown class", "issuer", "/v1/tokens", but(func(r *wire.IssueRequest) { r.Class = "cheque" }), 422, "request_invalid", 0},
 		{"unknown channel", "issuer", "/v1/tokens", but(func(r *wire.IssueRequest) { r.Channel = "fax" }), 422, "request_invalid", 0},

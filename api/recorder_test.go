@@ -22,7 +22,9 @@ type call struct {
 
 // recorder stands behind the transport where a test is about the transport alone: it notes calls and answers plausibly.
 type recorder struct {
-	hook func(ctx context.Context, name string) error // may block or fail; nil: succeed
+	hook    func(ctx context.Context, name string) error // may block or fail; nil: succeed
+	sms     bool                                         // codes are SMS passwords, tokens are for SMS or hardware
+	repeats bool                                         // answers were given before
 
 	mu    sync.Mutex
 	calls []call
@@ -51,7 +53,12 @@ var someToken = keyservice.IssuedToken{
 }
 
 func (r *recorder) Issue(ctx context.Context, c authz.Caller, in keyservice.IssueRequest) (keyservice.IssuedToken, error) {
-	return someToken, r.note(ctx, "issue", c, in)
+	t := someToken
+	if r.sms {
+		t.Status, t.Activation = keyservice.Active, nil
+	}
+	t.Repeated = r.repeats
+	return t, r.note(ctx, "issue", c, in)
 }
 
 func (r *recorder) RenewCode(ctx context.Context, c authz.Caller, serial string) (keyservice.IssuedToken, error) {
@@ -60,12 +67,20 @@ func (r *recorder) RenewCode(ctx context.Context, c authz.Caller, serial string)
 
 func (r *recorder) CollectCode(ctx context.Context, c authz.Caller, id string) (keyservice.CollectedCode, error) {
 	code := keyservice.CollectedCode{Kind: "activation", Serial: someToken.Serial, Code: seed.NewCode("83920174"), ExpiresAt: someTime}
+	if r.sms {
+		code.Kind, code.Mobile, code.Transaction = "sms", seed.NewMobile("09121234567"), &otp.Transaction{
+			Amount: "1500000", Currency: "IRR", Payee: seed.NewSubject("6037997551493320"),
+		}
+	}
 	return code, r.note(ctx, "collect", c, id)
 }
 
 func (r *recorder) Activate(ctx context.Context, c authz.Caller, in keyservice.ActivateRequest) (keyservice.ActivatedToken, error) {
 	policy := otp.Policy{Type: otp.TOTP, Hash: seed.SHA1, Digits: 6, Period: time.Minute}
-	t := keyservice.ActivatedToken{Serial: in.Serial, Status: keyservice.Pending, Seed: []byte("sealed"), Policy: policy, ServerTime: someTime}
+	t := keyservice.ActivatedToken{Serial: in.Serial, Status: keyservice.Pending, Seed: []byte("sealed"), Policy: policy, ServerTime: someTime, Repeated: r.repeats}
+	if in.MakerSeed != nil {
+		t.Seed = nil
+	}
 	return t, r.note(ctx, "activate", c, in)
 }
 
@@ -77,6 +92,7 @@ func (r *recorder) Token(ctx context.Context, c authz.Caller, serial string) (ke
 	v := keyservice.TokenView{
 		Serial: serial, Class: "card", Channel: "app", Profile: "offline-60", Uses: []string{"second-pin"}, Status: keyservice.Active,
 		LastFour: "7893", Drift: -61 * time.Second, CreatedAt: someTime, DeviceID: "a1b2",
+		Mobile: "0912***4567",
 	}
 	return v, r.note(ctx, "token", c, serial)
 }
@@ -94,7 +110,10 @@ func (r *recorder) Deactivate(ctx context.Context, c authz.Caller, serial string
 }
 
 func (r *recorder) Verify(ctx context.Context, c authz.Caller, in keyservice.VerifyRequest) (keyservice.Verdict, error) {
-	v := keyservice.Verdict{Reason: keyservice.ReasonThrottled, Serial: in.Serial, RetryAfter: 1500 * time.Millisecond, AuditIndex: 1842}
+	v := keyservice.Verdict{Reason: keyservice.ReasonThrottled, Serial: in.Serial, RetryAfter: 1500 * time.Millisecond, AuditIndex: 1842, Repeated: r.repeats}
+	if in.Subject.Reveal() != "" {
+		v = keyservice.Verdict{Accepted: true, Serial: someToken.Serial, Kind: "sms", Bound: true, AuditIndex: 1843, Repeated: r.repeats}
+	}
 	return v, r.note(ctx, "verify", c, in)
 }
 
@@ -109,12 +128,28 @@ func (r *recorder) CompareAudit(ctx context.Context, c authz.Caller) ([]keyservi
 	return nil, r.note(ctx, "compare", c, nil)
 }
 
+// setUses, setPIN and endSubject are the inputs of use cases that take no struct.
+type (
+	setUses struct {
+		serial string
+		uses   []string
+	}
+	setPIN struct {
+		serial string
+		pin    seed.PIN
+	}
+	endSubject struct {
+		class   string
+		subject seed.Subject
+	}
+)
+
 func (r *recorder) SetUses(ctx context.Context, c authz.Caller, serial string, uses []string) ([]string, error) {
-	return uses, r.note(ctx, "set-uses", c, serial)
+	return uses, r.note(ctx, "set-uses", c, setUses{serial, uses})
 }
 
-func (r *recorder) SetPIN(ctx context.Context, c authz.Caller, serial string, _ seed.PIN) (keyservice.Status, error) {
-	return keyservice.Issued, r.note(ctx, "set-pin", c, serial)
+func (r *recorder) SetPIN(ctx context.Context, c authz.Caller, serial string, pin seed.PIN) (keyservice.Status, error) {
+	return keyservice.Issued, r.note(ctx, "set-pin", c, setPIN{serial, pin})
 }
 
 func (r *recorder) Unlock(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error) {
@@ -125,8 +160,8 @@ func (r *recorder) Resync(ctx context.Context, c authz.Caller, in keyservice.Res
 	return keyservice.ResyncVerdict{Accepted: true, Drift: 2 * time.Minute, AuditIndex: 7}, r.note(ctx, "resync", c, in)
 }
 
-func (r *recorder) DeactivateSubject(ctx context.Context, c authz.Caller, class string, _ seed.Subject) ([]string, error) {
-	return []string{someToken.Serial}, r.note(ctx, "deactivate-subject", c, class)
+func (r *recorder) DeactivateSubject(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]string, error) {
+	return []string{someToken.Serial}, r.note(ctx, "deactivate-subject", c, endSubject{class, subject})
 }
 
 func (r *recorder) ImportKey(ctx context.Context, c authz.Caller) ([]byte, error) {
@@ -134,5 +169,5 @@ func (r *recorder) ImportKey(ctx context.Context, c authz.Caller) ([]byte, error
 }
 
 func (r *recorder) Challenge(ctx context.Context, c authz.Caller, in keyservice.ChallengeRequest) (keyservice.Challenge, error) {
-	return keyservice.Challenge{ID: "5d0f", ExpiresAt: someTime}, r.note(ctx, "challenge", c, in)
+	return keyservice.Challenge{ID: "5d0f", ExpiresAt: someTime, Repeated: r.repeats}, r.note(ctx, "challenge", c, in)
 }
