@@ -153,6 +153,7 @@ func policies() map[string]otp.Policy {
 		"offline-60": {Type: otp.TOTP, Hash: seed.SHA1, Digits: 6, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute},
 		"sha-256":    {Type: otp.TOTP, Hash: seed.SHA256, Digits: 8, Period: 30 * time.Second, Validity: time.Minute, DriftSearch: 30 * time.Second, DriftBound: time.Minute},
 		"sha-512":    {Type: otp.TOTP, Hash: seed.SHA512, Digits: 7, Period: 30 * time.Second, Validity: time.Minute, DriftSearch: 30 * time.Second, DriftBound: time.Minute},
+		"unbound-60": {Type: otp.TOTP, Hash: seed.SHA1, Digits: 6, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute, AllowUnbound: true},
 		"counter-6":  {Type: otp.HOTP, Hash: seed.SHA1, Digits: 6, LookAhead: 10, ResyncAhead: 100},
 	}
 }
@@ -164,6 +165,10 @@ func otherProfiles() map[string]Profile {
 		"sms-120": {Type: otp.SMS, Hash: seed.SHA256, Digits: 6, Validity: 2 * time.Minute},
 		"pin-60": {
 			Type: otp.OCRA, Hash: seed.SHA1, Digits: 6, Suite: "OCRA-1:HOTP-SHA1-6:QN08-PSHA1-T1M", PINDigits: 8,
+			Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute,
+		},
+		"signing-60": {
+			Type: otp.OCRA, Hash: seed.SHA256, Digits: 6, Suite: "OCRA-1:HOTP-SHA256-6:QH64-T1M", Signs: true,
 			Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute,
 		},
 		"pin-512": {
@@ -217,6 +222,7 @@ type phone struct {
 	policy  otp.Policy
 	drift   time.Duration
 	counter uint64
+	pin     string // what the customer types, if the suite takes a PIN
 }
 
 // phoneKeys are made once: RSA key generation is slow, and no test depends on a fresh one.
@@ -283,16 +289,27 @@ func (p *phone) proof() []byte {
 	return p.mac(ConfirmMessage(p.serial, sum[:]))
 }
 
-// at is the password of one moving factor.
-func (p *phone) at(factor uint64) seed.Password {
-	made, err := otp.Truncate(p.mac(otp.Message(factor)), p.policy.Digits)
+// at is the password of one moving factor, bound to nothing.
+func (p *phone) at(factor uint64) seed.Password { return p.signed(factor, nil) }
+
+// signed is the password of one moving factor for a transaction.
+func (p *phone) signed(factor uint64, transaction *otp.Transaction) seed.Password {
+	var pin []byte
+	if h := p.policy.PINHash(); h != 0 {
+		digest := h.New()()
+		digest.Write([]byte(p.pin))
+		pin = digest.Sum(nil)
+	}
+	message, err := p.policy.Message(factor, pin, transaction)
+	require.NoError(p.w.t, err)
+	made, err := otp.Truncate(p.mac(message), p.policy.Digits)
 	require.NoError(p.w.t, err)
 	return made
 }
 
 // factor is the phone's moving factor now.
 func (p *phone) factor() uint64 {
-	if p.policy.Type == otp.HOTP {
+	if p.policy.Counted() {
 		return p.counter
 	}
 	return uint64(p.w.clock.Now().Add(p.drift).Unix() / int64(p.policy.Period/time.Second))
