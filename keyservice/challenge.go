@@ -56,27 +56,26 @@ func (s *Service) Challenge(ctx context.Context, c authz.Caller, r ChallengeRequ
 	if err != nil {
 		return Challenge{}, err
 	}
-	leave, err := s.failing.enter(c.Name, who.limited(), s.Clock())
-	if err != nil {
-		return Challenge{}, s.tooManySubjects(ctx, c, authz.AskChallenge, "", err)
-	}
 	unlock, err := s.locks.lock(ctx, who.serials...)
 	if err != nil {
 		return Challenge{}, err
 	}
 	defer unlock()
-	var made Challenge
-	_, err = s.decide(ctx, c, authz.AskChallenge, "", func() (d decision, err error) {
-		made, d, err = s.challenge(ctx, c, r, who)
-		return d, err
+	leave, full := s.failing.enter(c.Name, who.limited(), s.Clock())
+	made, done, err := decideOnce(ctx, s, c, authz.AskChallenge, "", r.once(), func() (activationRow, decision, error) {
+		if full != nil {
+			return activationRow{}, decision{}, s.tooManySubjects(ctx, c, authz.AskChallenge, "", full)
+		}
+		made, d, err := s.challenge(ctx, c, r, who)
+		return activationRow{made.ID, made.ExpiresAt.UnixMilli()}, d, err
 	})
-	if CodeOf(err) != CodeNotOptedIn {
+	if full == nil && (done.repeated || CodeOf(err) != CodeNotOptedIn) {
 		leave()
 	}
 	if err != nil {
 		return Challenge{}, err
 	}
-	return made, nil
+	return Challenge{ID: made.ID, ExpiresAt: time.UnixMilli(made.ExpiresAt).UTC(), Repeated: done.repeated}, nil
 }
 
 // challenge decides once, from the store as it is now.

@@ -189,5 +189,5 @@ func (s *Service) RenewCode(ctx context.Context, c authz.Caller, serial string) 
 	if err != nil {
 		return IssuedToken{}, err
 	}
-	return renewed.issued(), nil
+	return renewed.issuedRow().answer(false), nil
 }

@@ -14,6 +14,7 @@ type Error struct {
 	Err    error
 
 	RetryAfter time.Duration // how long to wait before it can help to ask again; 0 if that is not known
+	Repeated   bool          // this is the answer to an earlier request with the same idempotency key
 }
 
 // Code names a refusal for machines; it never changes once published.

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
-	"time"
 
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/otp"
@@ -70,23 +69,14 @@ func (s *Service) Issue(ctx context.Context, c authz.Caller, r IssueRequest) (Is
 	if err := s.checkIssue(r); err != nil {
 		return IssuedToken{}, err
 	}
-	var issued token
-	_, err := s.decide(ctx, c, authz.IssueToken, "", func() (d decision, err error) {
-		issued, d, err = s.issue(ctx, r)
-		return d, err
+	issued, done, err := decideOnce(ctx, s, c, authz.IssueToken, "", r.once(), func() (issuedRow, decision, error) {
+		t, d, err := s.issue(ctx, r)
+		return t.issuedRow(), d, err
 	})
 	if err != nil {
 		return IssuedToken{}, err
 	}
-	return issued.issued(), nil
-}
-
-func (t token) issued() IssuedToken {
-	issued := IssuedToken{Serial: t.Serial, Status: t.Status}
-	if t.Code != nil {
-		issued.Activation = &Activation{ID: t.Code.ID, ExpiresAt: time.UnixMilli(t.Code.ExpiresAt).UTC()}
-	}
-	return issued
+	return issued.answer(done.repeated), nil
 }
 
 // issue decides once: it refuses if a live token exists, else makes every row of a new one.

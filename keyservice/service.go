@@ -54,6 +54,7 @@ type Service struct {
 	sealed  *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
 	stalled atomic.Bool                             // the last commit was not written: nothing is looked at before one is
 	scan    sync.Mutex                              // held by the one comparison that may run
+	head    atomic.Uint64                           // what is committed from now on has this index in the log or a higher one
 }
 
 // checkedSeals bounds the memory of rows whose seal was checked: about 150 bytes each. A row that fell out is checked
@@ -63,7 +64,7 @@ const checkedSeals = 1 << 16
 // maxConflicts is how often a decision is taken anew after another one came first. Locks make conflicts rare.
 const maxConflicts = 16
 
-// New checks the configuration and fetches the state key from the HSM.
+// New checks the configuration, fetches the state key from the HSM and finds the end of the audit log.
 func New(ctx context.Context, c Config) (*Service, error) {
 	if c.HSM == nil || c.Store == nil || c.Audit == nil || c.Clock == nil || c.Log == nil || c.Node == "" || len(c.Uses) == 0 || c.FailedSubjects < 1 {
 		return nil, errors.New("keyservice: HSM, Store, Audit, Clock, Log, Node, Uses and FailedSubjects are required")
@@ -89,7 +90,13 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
 	}
-	return &Service{Config: c, hostKey: key, sealed: sealed, failing: failingSubjects{limit: c.FailedSubjects}}, nil
+	s := &Service{Config: c, hostKey: key, sealed: sealed, failing: failingSubjects{limit: c.FailedSubjects}}
+	end, err := s.logEnd(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("finding the end of the audit log: %w", err)
+	}
+	s.head.Store(end)
+	return s, nil
 }
 
 // decision is what one use case wants to become durable: rows, and the entry that says why.
@@ -164,6 +171,7 @@ func (s *Service) commit(ctx context.Context, c authz.Caller, a authz.Action, d 
 	if err != nil {
 		return 0, storeError(err)
 	}
+	s.raise(index)
 	if s.Observer != nil {
 		s.Observer.Decided(a, e.Outcome, e.Reason)
 	}

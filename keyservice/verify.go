@@ -41,16 +41,16 @@ const (
 	ReasonLocked       Reason = "locked"              // the guess budget is spent; the password was not looked at
 )
 
-// Verdict answers Verify. A refusal is a verdict, not an error.
+// Verdict answers Verify. A refusal is a verdict, not an error. An idempotency row keeps it with these integer keys.
 type Verdict struct {
-	Accepted   bool
-	Reason     Reason        // set when refused
-	Serial     string        // empty if the request named a subject and nothing matched
-	Kind       string        // "offline" or "sms": what matched
-	Bound      bool          // the password was made for the request's transaction
-	RetryAfter time.Duration // set when throttled or locked
-	AuditIndex uint64
-	Repeated   bool // this is the answer to an earlier request with the same idempotency key
+	Accepted   bool          `cbor:"1,keyasint"`
+	Reason     Reason        `cbor:"2,keyasint,omitempty"` // set when refused
+	Serial     string        `cbor:"3,keyasint,omitempty"` // empty if the request named a subject and nothing matched
+	Kind       string        `cbor:"4,keyasint,omitempty"` // "offline" or "sms": what matched
+	Bound      bool          `cbor:"5,keyasint"`           // the password was made for the request's transaction
+	RetryAfter time.Duration `cbor:"6,keyasint"`           // set when throttled or locked
+	AuditIndex uint64        `cbor:"-"`
+	Repeated   bool          `cbor:"-"` // this is the answer to an earlier request with the same idempotency key
 }
 
 // Verify says whether a password is genuine, unused, and good for this use and transaction. It answers "accepted" at most
@@ -67,27 +67,25 @@ func (s *Service) Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (
 	if err != nil {
 		return Verdict{}, err
 	}
-	leave, err := s.failing.enter(c.Name, who.limited(), s.Clock())
-	if err != nil {
-		return Verdict{}, s.tooManySubjects(ctx, c, authz.VerifyOTP, r.Serial, err)
-	}
 	unlock, err := s.locks.lock(ctx, who.serials...)
 	if err != nil {
 		return Verdict{}, err
 	}
 	defer unlock()
-	var v Verdict
-	index, err := s.decide(ctx, c, authz.VerifyOTP, r.Serial, func() (d decision, err error) {
-		v, d, err = s.verify(ctx, r, who)
-		return d, err
+	leave, full := s.failing.enter(c.Name, who.limited(), s.Clock())
+	v, done, err := decideOnce(ctx, s, c, authz.VerifyOTP, r.Serial, r.once(), func() (Verdict, decision, error) {
+		if full != nil {
+			return Verdict{}, decision{}, s.tooManySubjects(ctx, c, authz.VerifyOTP, r.Serial, full)
+		}
+		return s.verify(ctx, r, who)
 	})
-	if !failedFor(v, err) {
+	if full == nil && (done.repeated || !failedFor(v, err)) {
 		leave()
 	}
 	if err != nil {
 		return Verdict{}, err
 	}
-	v.AuditIndex = index
+	v.AuditIndex, v.Repeated = done.index, done.repeated
 	return v, nil
 }
 

@@ -218,7 +218,7 @@ type AuditEntry struct {
 	Node       string    `json:"node" doc:"The deciding node"`
 	Actor      string    `json:"actor" doc:"Who asked"`
 	Action     string    `json:"action" doc:"What was asked" example:"otp.verify"`
-	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered,resumed" doc:"How it ended; an entry that was changed or removed in the database stands as tampered"`
+	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered,resumed,repeated" doc:"How it ended; repeated: a retry got the answer of an earlier decision; an entry that was changed or removed in the database stands as tampered"`
 	Reason     string    `json:"reason,omitempty" doc:"Why it was refused"`
 	Serial     string    `json:"serial,omitempty" doc:"The token, if one was named" example:"402519938461"`
 	Use        string    `json:"use,omitempty" doc:"The use a password was checked for"`

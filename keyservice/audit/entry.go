@@ -21,6 +21,7 @@ const (
 	Denied   Outcome = "denied"   // the caller's roles do not allow it
 	Tampered Outcome = "tampered" // a stored row does not carry its seal
 	Resumed  Outcome = "resumed"  // the store can write again after a failure
+	Repeated Outcome = "repeated" // a retry got the answer of an earlier decision; Reason is that decision's
 )
 
 // Entry is one decision: who asked for what, and what came of it. Its index is given when it is committed. On disk it is
@@ -41,6 +42,7 @@ type Entry struct {
 	Next       uint64  `cbor:"12,keyasint,omitempty"` // lowest acceptable moving factor, after
 	Budget     uint64  `cbor:"13,keyasint,omitempty"` // sequence number of the guess budget, after
 	State      uint64  `cbor:"14,keyasint,omitempty"` // sequence number of the token's state, after
+	Key        []byte  `cbor:"15,keyasint,omitempty"` // keyed digest of caller, action and idempotency key; a repeat has that of the first
 }
 
 const schema = 1
