@@ -155,6 +155,7 @@ func policies() map[string]otp.Policy {
 		"sha-512":    {Type: otp.TOTP, Hash: seed.SHA512, Digits: 7, Period: 30 * time.Second, Validity: time.Minute, DriftSearch: 30 * time.Second, DriftBound: time.Minute},
 		"unbound-60": {Type: otp.TOTP, Hash: seed.SHA1, Digits: 6, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute, AllowUnbound: true},
 		"counter-6":  {Type: otp.HOTP, Hash: seed.SHA1, Digits: 6, LookAhead: 10, ResyncAhead: 100},
+		"counter-8":  {Type: otp.HOTP, Hash: seed.SHA1, Digits: 8, LookAhead: 3, ResyncAhead: 6},
 	}
 }
 
