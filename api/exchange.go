@@ -1,10 +1,13 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -32,7 +35,10 @@ type exchange struct {
 	retry   time.Duration       // when to try again, 0 for what the code says
 	cause   error               // why, for the log
 
-	replayed bool // the answer was given before, under the same idempotency key
+	replayed bool        // the answer was given before, under the same idempotency key
+	size     int         // of the body, in bytes
+	unread   bool        // what is left of the body is not read here, so the connection cannot carry another request
+	stream   *bulkStream // writes the answer after the handler has returned, nil if none does
 }
 
 type exchangeKey struct{}
@@ -103,7 +109,10 @@ func (s *Server) edge(ctx *fasthttp.RequestCtx) {
 	defer s.finish(ctx, x)
 	defer s.recovered(ctx, x)
 	ctx.Request.Header.Del(fiber.HeaderAccept) // answers are JSON, whatever huma would negotiate
+	p := s.receive(ctx, x)
 	switch {
+	case p != nil:
+		p.write(ctx)
 	case len(ctx.Request.Header.PeekAll(fiber.HeaderContentEncoding)) > 0: // before Fiber would inflate it
 		x.problem(wire.CodeEncodingUnsupported, "").write(ctx)
 	case !knownMethod(x.method): // Fiber would answer it in plain text
@@ -111,6 +120,35 @@ func (s *Server) edge(ctx *fasthttp.RequestCtx) {
 	default:
 		s.inner(ctx)
 	}
+}
+
+// receive reads the body within the limit, unless its route does so line by line.
+func (s *Server) receive(ctx *fasthttp.RequestCtx, x *exchange) *Problem {
+	in := ctx.RequestBodyStream()
+	if r, _ := s.routes.of(x); in == nil || r.stream {
+		x.unread = in != nil && ctx.Request.Header.ContentLength() != 0
+		return nil
+	}
+	body, err := s.readBody(in, ctx.Request.Header.ContentLength())
+	if err != nil {
+		x.unread = true
+		return connectionProblem(x, err)
+	}
+	x.size = len(body)
+	ctx.Request.SetBodyStream(bytes.NewReader(body), len(body)) // where huma reads it
+	return nil
+}
+
+// readBody reads a body of this announced length, negative if it comes in chunks.
+func (s *Server) readBody(in io.Reader, length int) ([]byte, error) {
+	if length > s.BodyLimit {
+		return nil, fasthttp.ErrBodyTooLarge
+	}
+	body, err := io.ReadAll(io.LimitReader(in, int64(s.BodyLimit)+1))
+	if err == nil && len(body) > s.BodyLimit {
+		err = fasthttp.ErrBodyTooLarge
+	}
+	return body, err
 }
 
 // broken answers what could not be read as a request.
@@ -122,11 +160,7 @@ func (s *Server) broken(ctx *fasthttp.RequestCtx, err error) {
 	}
 	x := s.begin(ctx)
 	defer s.finish(ctx, x)
-	p := connectionProblem(x, err)
-	if ours && p.Code == wire.CodeBodyTooLarge {
-		l.linger = true
-	}
-	p.write(ctx)
+	connectionProblem(x, err).write(ctx)
 }
 
 // failed is Fiber's error handler: no route took the request.
@@ -142,22 +176,28 @@ func (s *Server) failed(c *fiber.Ctx, err error) error {
 	return nil
 }
 
-// recovered turns a panic into a problem. The panic's value may hold anything, so only its type is logged.
+// recovered turns a panic into a problem.
 func (s *Server) recovered(ctx *fasthttp.RequestCtx, x *exchange) {
 	r := recover()
 	if r == nil {
 		return
 	}
+	p := s.panicked(x, r)
+	ctx.Response.Reset()
+	p.write(ctx)
+}
+
+// panicked logs a panic. Its value may hold anything, so only its type is logged.
+func (s *Server) panicked(x *exchange, r any) *Problem {
 	what := fmt.Sprintf("%T", r)
 	if e, ok := r.(runtime.Error); ok {
 		what = e.Error()
 	}
 	s.Log.Error("panic in a handler", "request_id", x.id, "route", x.route, "panic", what, "stack", string(debug.Stack()))
-	ctx.Response.Reset()
-	x.problem(string(keyservice.CodeInternal), "").write(ctx)
+	return x.problem(string(keyservice.CodeInternal), "")
 }
 
-// finish completes every answer: headers, log line, metrics.
+// finish completes every answer: headers, and, unless it is still to be written, log line and metrics.
 func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange) {
 	h := &ctx.Response.Header
 	if ctx.Response.StatusCode() >= fasthttp.StatusBadRequest && string(h.ContentType()) != problemType {
@@ -172,23 +212,33 @@ func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange) {
 	if x.replayed {
 		h.Set(replayedHeader, "true")
 	}
-	if l, ours := ctx.Conn().(*line); s.lines.draining() || (ours && l.single()) {
+	l, ours := ctx.Conn().(*line)
+	if s.lines.draining() || x.unread || (ours && l.single()) {
 		h.SetConnectionClose()
 	}
+	if ours && x.unread {
+		l.linger = true
+	}
+	if x.stream == nil {
+		s.ended(x, ctx.RemoteAddr(), ctx.Response.StatusCode())
+	}
+}
+
+// ended settles, counts and logs an exchange.
+func (s *Server) ended(x *exchange, remote net.Addr, status int) {
 	took := time.Since(x.started)
 	s.limits.settle(x)
 	s.metrics.inFlight.Dec()
-	s.metrics.observe(x, ctx.Response.StatusCode(), took)
-	s.access(ctx, x, took)
+	s.metrics.observe(x, status, took)
+	s.access(x, remote, status, took)
 }
 
 // access writes the request's line in the log: no body, no query, no path but the route's pattern.
-func (s *Server) access(ctx *fasthttp.RequestCtx, x *exchange, took time.Duration) {
-	status := ctx.Response.StatusCode()
+func (s *Server) access(x *exchange, remote net.Addr, status int, took time.Duration) {
 	level := levelOf(x, status)
 	attrs := []slog.Attr{
 		slog.String("request_id", x.id), slog.String("method", methodLabel(x.method)), slog.String("route", routeLabel(x.route)),
-		slog.Int("status", status), slog.Int64("took_us", took.Microseconds()), slog.String("remote", ctx.RemoteAddr().String()),
+		slog.Int("status", status), slog.Int64("took_us", took.Microseconds()), slog.String("remote", remote.String()),
 	}
 	if x.caller.Name != "" {
 		attrs = append(attrs, slog.String("client", x.caller.Name))
@@ -198,6 +248,9 @@ func (s *Server) access(ctx *fasthttp.RequestCtx, x *exchange, took time.Duratio
 	}
 	if status >= fasthttp.StatusInternalServerError && x.cause != nil {
 		attrs = append(attrs, slog.String("cause", x.cause.Error()))
+	}
+	if x.stream != nil {
+		attrs = append(attrs, x.stream.attrs()...)
 	}
 	s.Log.LogAttrs(context.Background(), level, "request", attrs...)
 }

@@ -177,7 +177,7 @@ func (w *world) try(c *http.Client, method, path, body string, headers ...string
 		return reply{}, err
 	}
 	if body != "" {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", mediaOf(path))
 	}
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
@@ -190,6 +190,14 @@ func (w *world) try(c *http.Client, method, path, body string, headers ...string
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	return reply{status: resp.StatusCode, header: resp.Header, body: string(b)}, err
+}
+
+// mediaOf is what a route takes: documents, or lines of them.
+func mediaOf(path string) string {
+	if path == "/v1/tokens/bulk" {
+		return "application/x-ndjson"
+	}
+	return "application/json"
 }
 
 // raw writes bytes to a fresh connection and returns all that comes back.

@@ -31,7 +31,7 @@ func (s *Server) admit(c *fiber.Ctx) error {
 	}
 	r, known := s.routes.of(x)
 	if known {
-		p := checkBody(c.Context(), x, r.body)
+		p := checkBody(c.Context(), x, r)
 		if p == nil {
 			p = checkKey(c.Context(), x, r.keyed)
 		}
@@ -147,23 +147,24 @@ func certificateName(leaf *x509.Certificate) string {
 }
 
 // checkBody refuses what huma would let pass: a body of another type or of none, and one that no route reads.
-func checkBody(ctx *fasthttp.RequestCtx, x *exchange, wanted bool) *Problem {
-	size := len(ctx.Request.Body())
-	switch {
-	case wanted && size == 0:
+func checkBody(ctx *fasthttp.RequestCtx, x *exchange, r routeInfo) *Problem {
+	switch contentType := string(ctx.Request.Header.ContentType()); {
+	case r.body && x.size == 0 && !x.unread:
 		return x.problem(wire.CodeBodyRequired, "")
-	case !wanted && size > 0:
+	case !r.body && x.size > 0:
 		return x.problem(wire.CodeBodyUnexpected, "")
-	case wanted && !isJSON(string(ctx.Request.Header.ContentType())):
+	case r.stream && !isMedia(ndjsonType, contentType):
+		return x.problem(wire.CodeMediaUnsupported, "send the lines as "+ndjsonType)
+	case r.body && !r.stream && !isMedia("application/json", contentType):
 		return x.problem(wire.CodeMediaUnsupported, "")
 	}
 	return nil
 }
 
-func isJSON(contentType string) bool {
+func isMedia(want, contentType string) bool {
 	media, params, err := mime.ParseMediaType(contentType)
 	charset, given := params["charset"]
-	return err == nil && media == "application/json" && (!given || charset == "utf-8" || charset == "UTF-8")
+	return err == nil && media == want && (!given || charset == "utf-8" || charset == "UTF-8")
 }
 
 // handshakeFailed returns what to do when this peer's handshake fails: count it, and log why unless it just went away.

@@ -68,6 +68,7 @@ type media struct {
 
 type schema struct {
 	Ref         string            `json:"$ref"`
+	OneOf       []schema          `json:"oneOf"`
 	Description string            `json:"description"`
 	Properties  map[string]schema `json:"properties"`
 	Additional  *bool             `json:"additionalProperties"`
@@ -156,6 +157,10 @@ func TestDocumentedExamplesAreReal(t *testing.T) {
 func checkResponse(t *testing.T, where, status string, content map[string]media, listed map[string]int) {
 	t.Helper()
 	if status < "400" {
+		if lines, are := content["application/x-ndjson"]; are {
+			require.Len(t, lines.Schema.OneOf, 2, where)
+			return
+		}
 		require.NotEmpty(t, content["application/json"].Schema.Ref, where)
 		return
 	}

@@ -44,6 +44,7 @@ var meanings = map[string]meaning{
 	wire.CodeBodyUnexpected:      {400, "Unexpected body", "send no body: this route takes none", 0},
 	wire.CodeEncodingUnsupported: {415, "Encoding not supported", "send the body without Content-Encoding", 0},
 	wire.CodeMediaUnsupported:    {415, "Media type not supported", "send the body as application/json", 0},
+	wire.CodeUploadCut:           {400, "Upload cut", "send the same lines with the same keys again: they ended without the last line that counts them, and lines that were carried out get the same answers", 0},
 	wire.CodeNotReady:            {503, "Not ready", "send requests to another node until this one is ready", 5 * time.Second},
 
 	string(keyservice.CodeDenied):              {403, "Not allowed", "use a client with the route's role, or have the operator give it to this one: this client's roles do not allow it", 0},
@@ -106,7 +107,7 @@ func (x *exchange) problem(code, detail string, where ...string) *Problem {
 }
 
 // refuse turns an error of a use case into its answer. The cause goes to the log, never to the client.
-func refuse(ctx context.Context, err error) error {
+func refuse(ctx context.Context, err error) *Problem {
 	x := exchangeOf(ctx)
 	x.cause = err
 	var e *keyservice.Error

@@ -171,3 +171,7 @@ func (r *recorder) ImportKey(ctx context.Context, c authz.Caller) ([]byte, error
 func (r *recorder) Challenge(ctx context.Context, c authz.Caller, in keyservice.ChallengeRequest) (keyservice.Challenge, error) {
 	return keyservice.Challenge{ID: "5d0f", ExpiresAt: someTime, Repeated: r.repeats}, r.note(ctx, "challenge", c, in)
 }
+
+func (r *recorder) MayIssue(ctx context.Context, c authz.Caller) error {
+	return r.note(ctx, "may-issue", c, nil)
+}

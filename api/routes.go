@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/http"
@@ -36,6 +37,7 @@ func (s *Server) useCases() {
 	s.tokenRoutes()
 	s.passwordRoutes()
 	s.auditRoutes()
+	s.bulkRoute()
 	huma.Register(s.huma, s.timeOperation(), s.time)
 }
 
@@ -104,6 +106,7 @@ type routeTable struct {
 
 type routeInfo struct {
 	body   bool // takes a body
+	stream bool // reads it line by line
 	keyed  bool // takes an Idempotency-Key
 	long   bool
 	fields map[string][]string // of each object in the body, by its place
@@ -118,7 +121,9 @@ func (t *routeTable) learn(doc *huma.OpenAPI) {
 		for method, op := range operations(item) {
 			key := method + " " + path
 			keyed := slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == idempotencyHeader })
-			t.infos[key] = routeInfo{body: op.RequestBody != nil, keyed: keyed, long: t.long[key], fields: bodyFields(doc, op)}
+			t.infos[key] = routeInfo{
+				body: op.RequestBody != nil, stream: takesLines(op), keyed: keyed, long: t.long[key], fields: bodyFields(doc, op),
+			}
 			for _, p := range op.Parameters {
 				t.names[p.Name] = true
 			}
@@ -129,6 +134,13 @@ func (t *routeTable) learn(doc *huma.OpenAPI) {
 			t.names[name] = true
 		}
 	}
+	slices.SortFunc(t.patterns, func(a, b string) int { // what has fewer parameters matches first: tokens/bulk is no serial
+		return cmp.Or(strings.Count(a, "{")-strings.Count(b, "{"), strings.Compare(a, b))
+	})
+}
+
+func takesLines(op *huma.Operation) bool {
+	return op.RequestBody != nil && op.RequestBody.Content[ndjsonType] != nil
 }
 
 // bodyFields lists the field names of every object in the route's body, by its place: "body", "body.device".

@@ -73,6 +73,11 @@ type Server struct {
 	limits  *limits
 	huma    huma.API
 	routes  routeTable
+	forms   bulkForms
+	streams chan struct{} // holds one for each bulk issue that runs
+
+	running context.Context // ends when Shutdown begins: streams end then
+	stop    context.CancelFunc
 }
 
 // New makes a server. It does not listen yet.
@@ -86,7 +91,8 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	o.TLS = conf
-	s := &Server{Options: o, lines: newLines(o.MaxConnections)}
+	s := &Server{Options: o, lines: newLines(o.MaxConnections), streams: make(chan struct{}, bulkStreams)}
+	s.running, s.stop = context.WithCancel(context.Background())
 	if s.metrics, err = newMetrics(o.Metrics, s.lines); err != nil {
 		return nil, err
 	}
@@ -169,11 +175,12 @@ func serverTLS(base *tls.Config) (*tls.Config, error) {
 
 // fiberConfig: Immutable because Fiber's strings else change when the request is over; multipart is not parsed because
 // fasthttp would inflate it before any limit; Fiber's own connection limit is never reached, because it shakes hands with
-// and writes to a refused connection inside the accept loop, which a silent client can block.
+// and writes to a refused connection inside the accept loop, which a silent client can block. Bodies are streamed for the bulk
+// issue; those of all other routes are read by the edge, within BodyLimit.
 func fiberConfig(o Options, failed fiber.ErrorHandler) fiber.Config {
 	return fiber.Config{
 		DisableStartupMessage: true, Immutable: true, CaseSensitive: true, StrictRouting: true,
-		BodyLimit: o.BodyLimit, ReadBufferSize: o.HeaderLimit, DisablePreParseMultipartForm: true,
+		StreamRequestBody: true, BodyLimit: o.BodyLimit, ReadBufferSize: o.HeaderLimit, DisablePreParseMultipartForm: true,
 		Concurrency: math.MaxInt32,
 		ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, IdleTimeout: o.IdleTimeout,
 		ErrorHandler: failed,
@@ -189,8 +196,10 @@ func (s *Server) Serve(ln net.Listener) error {
 }
 
 // Shutdown stops accepting, lets every request that has begun to arrive finish and be answered, and returns when the
-// last connection is closed. When ctx ends first, what is left is cut off and ctx's error returned.
+// last connection is closed. A bulk issue carries out the lines it has read, and ends with its summary. When ctx ends
+// first, what is left is cut off and ctx's error returned.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
 	if err := s.lines.drain(ctx); err != nil {
 		return fmt.Errorf("api: shutting down: %w", err)
 	}

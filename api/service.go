@@ -11,6 +11,7 @@ import (
 // Service is the use cases as the routes call them; *keyservice.Service carries them out. Errors are *keyservice.Error.
 type Service interface {
 	Issue(ctx context.Context, c authz.Caller, r keyservice.IssueRequest) (keyservice.IssuedToken, error)
+	MayIssue(ctx context.Context, c authz.Caller) error
 	RenewCode(ctx context.Context, c authz.Caller, serial string) (keyservice.IssuedToken, error)
 	CollectCode(ctx context.Context, c authz.Caller, id string) (keyservice.CollectedCode, error)
 	Activate(ctx context.Context, c authz.Caller, r keyservice.ActivateRequest) (keyservice.ActivatedToken, error)

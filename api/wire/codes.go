@@ -19,5 +19,6 @@ const (
 	CodeBodyUnexpected      = "body_unexpected"          // the route takes none
 	CodeEncodingUnsupported = "encoding_not_supported"   // the request carries Content-Encoding
 	CodeMediaUnsupported    = "media_type_not_supported" // the body is not application/json
-	CodeNotReady            = "not_ready"                // operator listener: the service cannot work now
+	CodeUploadCut           = "upload_cut"               // in a bulk summary: the lines did not arrive whole
+	CodeNotReady            = "not_ready"                // operator listener: the service cannot work now; in a bulk summary: it is stopping
 )

@@ -1,0 +1,88 @@
+package api
+
+import (
+	"net/http"
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/gofiber/fiber/v2"
+
+	"ramzban/api/wire"
+	"ramzban/keyservice"
+	"ramzban/keyservice/authz"
+)
+
+const (
+	bulkPath   = "/v1/tokens/bulk"
+	ndjsonType = "application/x-ndjson"
+
+	bulkLineLimit = 8 << 10 // bytes of one line; the longest that is of the documented form has about 2 KiB
+	bulkInFlight  = 64      // lines of one stream that are worked on or wait to be written
+	bulkStreams   = 16      // streams at once: together with the two limits above, this bounds their memory to 8 MiB
+)
+
+// bulkForms are the lines of a bulk issue as they must be.
+type bulkForms struct {
+	line, end *huma.Schema
+	fields    map[string][]string // of each object in a line, by its place
+}
+
+// bulkRoute registers the bulk issue. It is a plain Fiber route, for huma reads a body whole before its handler runs and
+// writes an answer when it has ended; so it is documented by hand.
+func (s *Server) bulkRoute() {
+	doc := s.huma.OpenAPI()
+	all := doc.Components.Schemas
+	all.RegisterTypeAlias(reflect.TypeFor[wire.Problem](), reflect.TypeFor[Problem]())
+	s.forms = bulkForms{
+		line: all.Schema(reflect.TypeFor[wire.BulkLine](), true, ""), end: all.Schema(reflect.TypeFor[wire.BulkEnd](), true, ""),
+		fields: map[string][]string{},
+	}
+	addFields(s.forms.fields, all, linePlace, s.forms.line)
+	r := route{
+		method: post, path: bulkPath, id: "issue-bulk", role: authz.Issuer, status: http.StatusOK, body: true,
+		summary: "Issue many tokens in one stream",
+		description: "One JSON document per line (`application/x-ndjson`), both ways. Each line issues a token as `POST /v1/tokens` does, " +
+			"under an idempotency key of its own: the same line under the same key gets the same token, so after a cut stream the same " +
+			"lines may simply be sent again. The last line is `{\"end\":true,\"lines\":N}`, N being how many came before it; without it " +
+			"the upload counts as cut. A line has at most 8 KiB and must be whole a read timeout after the one before it.\n\n" +
+			"The answers come in the order of the lines, while they are still being sent, and must be read meanwhile. A line that is " +
+			"refused is answered with a problem, and the lines after it go on. The last line of the answer is " +
+			"`{\"summary\":{…}}`; without it the answer was cut. The status is 200 as soon as lines are read: whether all went " +
+			"well stands in the summary. Each line counts as a request against the client's rate, which slows the stream down. " +
+			"The connection is closed after the answer.",
+		codes: []keyservice.Code{keyservice.CodeBusy},
+	}
+	op := r.operation(s.huma)
+	op.RequestBody = &huma.RequestBody{
+		Required: true, Description: "Lines, and a last line that counts them",
+		Content: map[string]*huma.MediaType{ndjsonType: {Schema: &huma.Schema{OneOf: []*huma.Schema{s.forms.line, s.forms.end}}}},
+	}
+	op.Responses["200"] = &huma.Response{Description: "Answers, and a last line that sums them up", Content: map[string]*huma.MediaType{
+		ndjsonType: {Schema: &huma.Schema{OneOf: []*huma.Schema{
+			all.Schema(reflect.TypeFor[wire.BulkAnswer](), true, ""), all.Schema(reflect.TypeFor[wire.BulkResult](), true, ""),
+		}}},
+	}}
+	doc.AddOperation(&op)
+	s.app.Add(post, bulkPath, s.bulk)
+}
+
+// bulk begins a bulk issue: who may not issue, or comes when enough streams run, is refused before anything is read.
+func (s *Server) bulk(c *fiber.Ctx) error {
+	ctx, x := c.Context(), exchangeOf(c.Context())
+	if err := s.Service.MayIssue(c.UserContext(), x.caller); err != nil {
+		refuse(c.UserContext(), err).write(ctx)
+		return nil
+	}
+	select {
+	case s.streams <- struct{}{}:
+	default:
+		x.problem(string(keyservice.CodeBusy), "enough bulk issues are running: try again when one has ended").write(ctx)
+		return nil
+	}
+	stream := s.newBulkStream(ctx, x)
+	x.stream = stream
+	ctx.Response.Header.SetContentType(ndjsonType)
+	ctx.Response.ImmediateHeaderFlush = true
+	ctx.Response.SetBodyStream(stream, -1)
+	return nil
+}
