@@ -49,6 +49,7 @@ type demo struct {
 	activated wire.ActivationAnswer
 	token     phoneToken
 	password  string
+	sms       wire.CodeAnswer
 }
 
 // runDemo starts the real service in a folder and on ports of its own, walks through it, and ends it. The folder is kept
@@ -90,7 +91,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 }
 
 func (d *demo) introduce() error {
-	return d.print("%s", wrap("Ramzban, from enrolment to a used-up password. The service runs on https://"+d.api+
+	return d.print("%s", wrap("Ramzban: a customer's passwords, from the phone and by SMS. The service runs on https://"+d.api+
 		" with an HSM in software, a database and certificates made for this moment. Everything secret that is shown is "+
 		"throw-away, and the card number is a test number.", ""))
 }
@@ -121,44 +122,64 @@ func (d *demo) print(format string, a ...any) error {
 }
 
 // call shows a request and its answer. Any other status than the one promised is an error.
-func (d *demo) call(ctx context.Context, as, method, path string, in any, status int, out any) error {
-	if err := d.print("   %s → %s %s%s", as, method, path, show(in)); err != nil {
+func (d *demo) call(ctx context.Context, q question, status int, out any) error {
+	key := ""
+	if q.key != "" {
+		key = "\n   Idempotency-Key: " + q.key
+	}
+	if err := d.print("   %s → %s %s%s%s", q.as, q.method, q.path, key, show(q.in)); err != nil {
 		return err
 	}
-	if err := d.exchange(ctx, as, method, path, in, status, out); err != nil {
+	if err := d.exchange(ctx, q, status, out); err != nil {
 		return err
 	}
-	return d.print("   ← %d %s%s", status, http.StatusText(status), show(out))
+	mark := ""
+	if q.repeated {
+		mark = "\n   Idempotency-Replayed: true"
+	}
+	return d.print("   ← %d %s%s%s", status, http.StatusText(status), mark, show(out))
 }
 
 // exchange calls the service without showing it.
-func (d *demo) exchange(ctx context.Context, as, method, path string, in any, status int, out any) error {
-	got, answer, err := d.request(ctx, as, method, path, in)
+func (d *demo) exchange(ctx context.Context, q question, status int, out any) error {
+	got, err := d.ask(ctx, q)
 	if err != nil {
 		return err
 	}
-	if got != status {
-		return fmt.Errorf("%s %s should answer %d but answered %d: %s", method, path, status, got, answer)
+	if got.replayed != q.repeated {
+		return fmt.Errorf("%s %s: is the answer a repeated one? It should be %v", q.method, q.path, q.repeated)
 	}
-	return json.Unmarshal(answer, out)
+	if got.status != status {
+		return fmt.Errorf("%s %s should answer %d but answered %d: %s", q.method, q.path, status, got.status, got.body)
+	}
+	return json.Unmarshal(got.body, out)
 }
 
 // longString is what does not fit 80 columns: keys and wrapped seeds.
 var longString = regexp.MustCompile(`"[^" ]{48,}"`)
 
-// show indents JSON below the line that announces it, with long strings cut.
+// show writes JSON in as few lines as it needs below the line that announces it, with long strings cut.
 func show(v any) string {
 	if v == nil {
 		return ""
 	}
-	b, err := json.MarshalIndent(v, "   ", "  ")
+	b, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return " (cannot be shown: " + err.Error() + ")"
 	}
-	return "\n   " + longString.ReplaceAllStringFunc(string(b), func(s string) string {
-		return fmt.Sprintf("%s… (%d characters)\"", s[:25], len(s)-2)
+	text := longString.ReplaceAllStringFunc(string(b), func(s string) string {
+		return fmt.Sprintf("%s…%s(%d%scharacters)\"", s[:25], unbroken, len(s)-2, unbroken)
 	})
+	text = brackets.ReplaceAllString(text, "$1$2")
+	text = wrap(strings.ReplaceAll(text, `": `, `":`+unbroken), "    ")
+	return "\n" + strings.ReplaceAll(text[1:], unbroken, " ") // all lines but the first stand behind the bracket
 }
+
+// brackets are those of indented JSON, with the line ends inside them.
+var brackets = regexp.MustCompile(`([\[{])\n *|\n *([\]}])`)
+
+// unbroken stands for a space at which no line ends: JSON has no such character.
+const unbroken = "\x00"
 
 // wrap breaks text into lines of at most 80 columns, each with the indent.
 func wrap(text, indent string) string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -15,12 +16,14 @@ const (
 	demoCard   = "6037991234567893"
 	demoDevice = "demo-phone"
 	demoUse    = "second-pin"
+	demoMobile = "09120000000"
 )
 
-// walk plays one card's token from enrolment to its first password, and what must not work after it.
+// walk plays one card's tokens from enrolment to their first passwords, and what must not work after them.
 func (d *demo) walk(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.issue, d.collect, d.activate, d.confirm, d.makePassword, d.accept, d.refuse, d.deny, d.audit,
+		d.issue, d.collect, d.activate, d.confirm, d.makePassword, d.accept, d.repeat, d.refuse,
+		d.optIn, d.challenge, d.payOther, d.pay, d.deny, d.audit,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -32,16 +35,24 @@ func (d *demo) walk(ctx context.Context) error {
 func (d *demo) issue(ctx context.Context) error {
 	d.title("The branch issues a token for a card",
 		"It may issue, but never sees an activation code. No seed exists yet.")
-	return d.call(ctx, "branch", http.MethodPost, "/v1/tokens", wire.IssueRequest{
+	return d.call(ctx, question{as: "branch", method: http.MethodPost, path: "/v1/tokens", in: wire.IssueRequest{
 		Class: "card", Subject: demoCard, Channel: "app", Profile: "offline-60", Uses: []string{demoUse},
-	}, http.StatusCreated, &d.issued)
+	}}, http.StatusCreated, &d.issued)
 }
 
 func (d *demo) collect(ctx context.Context) error {
 	d.title("The SMS gateway collects the activation code and sends it",
 		"It reads codes, but can neither issue nor activate. The code is not stored: the HSM makes it again when it is needed.")
-	return d.call(ctx, "sms-gateway", http.MethodPost, "/v1/codes/"+d.issued.Activation.ID+"/collection", nil,
-		http.StatusOK, &d.code)
+	return d.call(ctx, d.collection(d.issued.Activation.ID), http.StatusOK, &d.code)
+}
+
+func (d *demo) collection(id string) question {
+	return question{as: "sms-gateway", method: http.MethodPost, path: "/v1/codes/" + id + "/collection"}
+}
+
+// ofToken is a call about the phone's token.
+func (d *demo) ofToken(as, what string, in any) question {
+	return question{as: as, method: http.MethodPost, path: "/v1/tokens/" + d.issued.Serial + what, in: in}
 }
 
 func (d *demo) activate(ctx context.Context) error {
@@ -51,9 +62,9 @@ func (d *demo) activate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.call(ctx, "mobile-bank", http.MethodPost, "/v1/tokens/"+d.issued.Serial+"/activation", wire.ActivationRequest{
+	return d.call(ctx, d.ofToken("mobile-bank", "/activation", wire.ActivationRequest{
 		Subject: demoCard, ActivationCode: d.code.Code, Device: &wire.Device{ID: demoDevice, Channel: "app", PublicKey: key},
-	}, http.StatusOK, &d.activated)
+	}), http.StatusOK, &d.activated)
 }
 
 func (d *demo) confirm(ctx context.Context) error {
@@ -71,8 +82,8 @@ func (d *demo) confirm(ctx context.Context) error {
 		return err
 	}
 	var status wire.StatusAnswer
-	if err := d.call(ctx, "mobile-bank", http.MethodPost, "/v1/tokens/"+d.issued.Serial+"/confirmation",
-		wire.ConfirmationRequest{Proof: proof}, http.StatusOK, &status); err != nil {
+	if err := d.call(ctx, d.ofToken("mobile-bank", "/confirmation", wire.ConfirmationRequest{Proof: proof}),
+		http.StatusOK, &status); err != nil {
 		return err
 	}
 	d.token.Confirmed = true
@@ -92,45 +103,51 @@ func (d *demo) makePassword(context.Context) error {
 	return d.print("   phone: %s", d.password)
 }
 
-func (d *demo) verification() wire.VerificationRequest {
-	return wire.VerificationRequest{Serial: d.issued.Serial, Use: demoUse, OTP: d.password}
+// verify shows a verification and expects this outcome of it.
+func (d *demo) verify(ctx context.Context, q question, r wire.VerificationRequest, want string) error {
+	r.Class, r.Subject, r.Use = "card", demoCard, demoUse
+	q.as, q.method, q.path, q.in = "core-banking", http.MethodPost, "/v1/verifications", r
+	var a wire.VerificationAnswer
+	if err := d.call(ctx, q, http.StatusOK, &a); err != nil {
+		return err
+	}
+	return expect("result", want, a.Result+": "+cmp.Or(a.Reason, a.Kind))
 }
+
+const demoKey = "purchase-81724"
 
 func (d *demo) accept(ctx context.Context) error {
 	d.title("Core banking asks whether the password is genuine",
-		"\"accepted\" is answered only when the fact is on disk.")
-	var a wire.VerificationAnswer
-	if err := d.call(ctx, "core-banking", http.MethodPost, "/v1/verifications", d.verification(), http.StatusOK, &a); err != nil {
-		return err
-	}
-	return expect("result", "accepted", a.Result)
+		"It knows the card only. \"accepted\" is answered only when the fact is on disk.")
+	return d.verify(ctx, question{key: demoKey}, wire.VerificationRequest{OTP: d.password}, "accepted: offline")
+}
+
+func (d *demo) repeat(ctx context.Context) error {
+	d.title("The answer was lost: the same request with the same key", "It gets the first answer, not \"already used\".")
+	return d.verify(ctx, question{key: demoKey, repeated: true}, wire.VerificationRequest{OTP: d.password}, "accepted: offline")
 }
 
 func (d *demo) refuse(ctx context.Context) error {
-	d.title("The same password again", "A password is accepted once, ever.")
-	var a wire.VerificationAnswer
-	if err := d.call(ctx, "core-banking", http.MethodPost, "/v1/verifications", d.verification(), http.StatusOK, &a); err != nil {
-		return err
-	}
-	return expect("result", "refused: already_used", a.Result+": "+a.Reason)
+	d.title("The same password in a new request", "A password is accepted once, ever.")
+	return d.verify(ctx, question{}, wire.VerificationRequest{OTP: d.password}, "refused: already_used")
 }
 
 func (d *demo) deny(ctx context.Context) error {
 	d.title("Core banking tries to get itself a new activation code",
 		"Verifying is all its certificate is good for.")
 	var p wire.Problem
-	if err := d.call(ctx, "core-banking", http.MethodPost, "/v1/tokens/"+d.issued.Serial+"/activation-code", nil,
-		http.StatusForbidden, &p); err != nil {
+	if err := d.call(ctx, d.ofToken("core-banking", "/activation-code", nil), http.StatusForbidden, &p); err != nil {
 		return err
 	}
 	return expect("code", "not_allowed", p.Code)
 }
 
 func (d *demo) audit(ctx context.Context) error {
-	d.title("The auditor reads what was decided about this token",
+	d.title("The auditor reads what was decided about the phone's token",
 		"Every decision above, denials included, was written in the same transaction as its effect. No card number is in it.")
 	var a wire.AuditAnswer
-	if err := d.exchange(ctx, "auditor", http.MethodGet, "/v1/audit/entries?from=0&limit=100", nil, http.StatusOK, &a); err != nil {
+	q := question{as: "auditor", method: http.MethodGet, path: "/v1/audit/entries?from=0&limit=100"}
+	if err := d.exchange(ctx, q, http.StatusOK, &a); err != nil {
 		return err
 	}
 	var table bytes.Buffer

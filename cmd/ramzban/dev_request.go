@@ -13,36 +13,61 @@ import (
 	"path/filepath"
 )
 
-// request calls the service with one of the development certificates and returns the answer as it came. It is not
-// api/client, because a demonstration shows what travels.
-func (d dev) request(ctx context.Context, as, method, path string, in any) (status int, answer []byte, err error) {
-	body := io.Reader(http.NoBody)
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return 0, nil, fmt.Errorf("encoding a request: %w", err)
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://"+d.api+path, body)
+// question is one call of the API, as the bearer of one of the development certificates.
+type question struct {
+	as, method, path string
+	key              string // Idempotency-Key; none if empty
+	repeated         bool   // it was asked before under this key
+	in               any    // the body; none if nil
+}
+
+// reply is the service's answer as it came.
+type reply struct {
+	status   int
+	replayed bool // it was given before, under the same Idempotency-Key
+	body     []byte
+}
+
+// ask calls the service. It is not api/client, because a demonstration shows what travels.
+func (d dev) ask(ctx context.Context, q question) (reply, error) {
+	req, err := d.newRequest(ctx, q)
 	if err != nil {
-		return 0, nil, err
+		return reply{}, err
 	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	transport, err := d.transport(as)
+	transport, err := d.transport(q.as)
 	if err != nil {
-		return 0, nil, err
+		return reply{}, err
 	}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return 0, nil, err
+		return reply{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	answer, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	return resp.StatusCode, answer, err
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return reply{status: resp.StatusCode, replayed: resp.Header.Get("Idempotency-Replayed") == "true", body: body}, err
+}
+
+func (d dev) newRequest(ctx context.Context, q question) (*http.Request, error) {
+	body := io.Reader(http.NoBody)
+	if q.in != nil {
+		b, err := json.Marshal(q.in)
+		if err != nil {
+			return nil, fmt.Errorf("encoding a request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, q.method, "https://"+d.api+q.path, body)
+	if err != nil {
+		return nil, err
+	}
+	if q.in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if q.key != "" {
+		req.Header.Set("Idempotency-Key", q.key)
+	}
+	return req, nil
 }
 
 func (d dev) transport(as string) (*http.Transport, error) {

@@ -71,11 +71,11 @@ func requireNoCard(t *testing.T, dir string, cards int) {
 func walkRaw(t *testing.T, s *service, seeds map[string][]byte) []byte {
 	var all bytes.Buffer
 	call := func(as, method, path string, in, out any) {
-		status, answer, err := dev{dir: s.dir, api: s.api}.request(t.Context(), as, method, path, in)
+		answer, err := dev{dir: s.dir, api: s.api}.ask(t.Context(), question{as: as, method: method, path: path, in: in})
 		require.NoError(t, err)
-		require.Less(t, status, 300, "%s", answer)
-		all.Write(answer)
-		require.NoError(t, json.Unmarshal(answer, out))
+		require.Less(t, answer.status, 300, "%s", answer.body)
+		all.Write(answer.body)
+		require.NoError(t, json.Unmarshal(answer.body, out))
 	}
 	key, err := phoneKey()
 	require.NoError(t, err)

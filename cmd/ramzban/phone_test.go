@@ -118,9 +118,11 @@ func TestAuditFromTheCommandLine(t *testing.T) {
 func TestDemonstration(t *testing.T) {
 	out, err := exec.Command(ramzban, "dev", "demo").CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	for _, want := range []string{`"result": "accepted"`, `"reason": "already_used"`, `"code": "not_allowed"`, "denied"} {
+	for _, want := range []string{`"result": "accepted"`, "Idempotency-Replayed: true", `"reason": "already_used"`,
+		`"kind": "sms", "bound": true`, `"code": "not_allowed"`, "denied"} {
 		require.Contains(t, string(out), want)
 	}
+	require.Less(t, strings.Count(string(out), "\n"), 170, "it should be read")
 	for line := range strings.Lines(string(out)) {
 		require.LessOrEqual(t, len([]rune(strings.TrimRight(line, "\n"))), 80, line)
 	}

@@ -294,11 +294,11 @@ func TestServeWithPINVariableAndOperatorTLS(t *testing.T) {
 	d.config.HSM.PINFile, d.config.HSM.PINEnv, d.config.Operator.TLS = "/nonexistent", "BANK_HSM_PIN", true
 	d.launch("serve", "--config", writeConfig(t, d.config))
 	ask := func(name string) int {
-		status, _, err := dev{dir: d.dir, api: d.ops}.request(t.Context(), name, http.MethodGet, "/readyz", nil)
+		answer, err := dev{dir: d.dir, api: d.ops}.ask(t.Context(), question{as: name, method: http.MethodGet, path: "/readyz"})
 		if err != nil {
 			return 0
 		}
-		return status
+		return answer.status
 	}
 	require.Eventually(t, func() bool { return ask("operator") == http.StatusOK }, startLimit, 10*time.Millisecond, "%s", d.output())
 	require.Equal(t, http.StatusForbidden, ask("core-banking"))
