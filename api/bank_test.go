@@ -121,16 +121,30 @@ func openBank(t testing.TB) *bank {
 	t.Cleanup(func() { require.NoError(t, b.db.Close()) })
 	service, err := keyservice.New(t.Context(), keyservice.Config{
 		HSM: module, Store: b.db, Audit: entries, Node: "node-1", Uses: []string{"second-pin", "login"}, FailedSubjects: 1000, Clock: b.now.time, Log: debugLog(log),
-		Guess: keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100},
-		Profiles: map[string]keyservice.Profile{"offline-60": {
-			Policy: otp.Policy{Type: otp.TOTP, Hash: seed.SHA1, Digits: 8, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute},
-			Guess:  keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100},
-		}},
+		Guess: guessLimits, Profiles: profiles(),
 	})
 	require.NoError(t, err)
 	b.world = start(t, service, func(o *api.Options) { o.Log = debugLog(log) })
 	b.log = log
 	return b
+}
+
+var guessLimits = keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100}
+
+func profiles() map[string]keyservice.Profile {
+	all := map[string]keyservice.Profile{}
+	for name, p := range map[string]otp.Policy{
+		"offline-60": {Type: otp.TOTP, Hash: seed.SHA1, Digits: 8, Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute},
+		"sms-120":    {Type: otp.SMS, Hash: seed.SHA256, Digits: 6, Validity: 2 * time.Minute},
+		"pin-60": {
+			Type: otp.OCRA, Hash: seed.SHA1, Digits: 6, Suite: pinSuite, PINDigits: 8,
+			Period: time.Minute, Validity: time.Minute, DriftSearch: time.Minute, DriftBound: 3 * time.Minute,
+		},
+		"counter-6": {Type: otp.HOTP, Hash: seed.SHA1, Digits: 6, LookAhead: 10, ResyncAhead: 100},
+	} {
+		all[name] = keyservice.Profile{Policy: p, Guess: guessLimits}
+	}
+	return all
 }
 
 // rows is everything stored but the audit log: what a refused request must not change.
@@ -152,13 +166,23 @@ func (b *bank) rows() map[string]string {
 // post sends a wire type as this client and returns the answer.
 func (b *bank) post(client, path string, in any) reply {
 	b.t.Helper()
+	return b.sendJSON(client, http.MethodPost, path, in)
+}
+
+func (b *bank) put(client, path string, in any) reply {
+	b.t.Helper()
+	return b.sendJSON(client, http.MethodPut, path, in)
+}
+
+func (b *bank) sendJSON(client, method, path string, in any) reply {
+	b.t.Helper()
 	body := ""
 	if in != nil {
 		encoded, err := json.Marshal(in)
 		require.NoError(b.t, err)
 		body = string(encoded)
 	}
-	return b.send(client, http.MethodPost, path, body)
+	return b.send(client, method, path, body)
 }
 
 // decode reads a successful answer.
@@ -226,24 +250,35 @@ func (b *bank) activation(n int, code string, key any) wire.ActivationRequest {
 // activated takes a new token of card n to pending on a phone.
 func (b *bank) activated(n int) *phone {
 	b.t.Helper()
+	p, _ := b.activate(n, b.issue(n))
+	return p
+}
+
+// activate takes an issued token of card n to pending on a phone, and returns what the phone was told, too.
+func (b *bank) activate(n int, issued wire.IssueAnswer) (*phone, wire.OTP) {
+	b.t.Helper()
 	key, err := phoneKey()
 	require.NoError(b.t, err)
-	issued := b.issue(n)
 	r := b.activation(n, b.collect(issued.Activation.ID).Code, &key.PublicKey)
 	a := decode[wire.ActivationAnswer](b.t, b.post("activator", "/v1/tokens/"+issued.Serial+"/activation", r))
 	p := &phone{bank: b, card: card(n), der: r.Device.PublicKey, serial: issued.Serial}
 	p.seed, err = rsa.DecryptOAEP(sha1.New(), nil, key, a.Seed.Wrapped, nil)
 	require.NoError(b.t, err)
-	return p
+	return p, a.OTP
 }
 
 // enrolled takes a new token of card n to active.
 func (b *bank) enrolled(n int) *phone {
 	b.t.Helper()
 	p := b.activated(n)
-	s := decode[wire.StatusAnswer](b.t, b.post("activator", "/v1/tokens/"+p.serial+"/confirmation", wire.ConfirmationRequest{Proof: p.proof()}))
-	require.Equal(b.t, "active", s.Status)
+	p.confirm()
 	return p
+}
+
+func (p *phone) confirm() {
+	p.bank.t.Helper()
+	r := p.bank.post("activator", "/v1/tokens/"+p.serial+"/confirmation", wire.ConfirmationRequest{Proof: p.proof()})
+	require.Equal(p.bank.t, "active", decode[wire.StatusAnswer](p.bank.t, r).Status)
 }
 
 func (p *phone) proof() []byte {
@@ -255,8 +290,10 @@ func (p *phone) proof() []byte {
 }
 
 // password is the phone's password of now.
-func (p *phone) password() string {
-	made, err := totp.GenerateCodeCustom(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(p.seed), p.bank.now.time(),
+func (p *phone) password() string { return p.passwordAt(p.bank.now.time()) }
+
+func (p *phone) passwordAt(now time.Time) string {
+	made, err := totp.GenerateCodeCustom(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(p.seed), now,
 		totp.ValidateOpts{Period: 60, Digits: pquerna.DigitsEight, Algorithm: pquerna.AlgorithmSHA1})
 	require.NoError(p.bank.t, err)
 	return made

@@ -13,11 +13,15 @@ import (
 )
 
 // fuzzed are the routes that read a body, each with a client that may call it.
-var fuzzed = []struct{ client, path string }{
-	{"issuer", "/v1/tokens"},
-	{"activator", "/v1/tokens/{serial}/activation"},
-	{"activator", "/v1/tokens/{serial}/confirmation"},
-	{"verifier", "/v1/verifications"},
+var fuzzed = []struct{ client, method, path string }{
+	{"issuer", "POST", "/v1/tokens"},
+	{"activator", "POST", "/v1/tokens/{serial}/activation"},
+	{"activator", "POST", "/v1/tokens/{serial}/confirmation"},
+	{"verifier", "POST", "/v1/verifications"},
+	{"issuer", "PUT", "/v1/tokens/{serial}/uses"},
+	{"issuer", "PUT", "/v1/tokens/{serial}/pin"},
+	{"activator", "POST", "/v1/tokens/{serial}/resync"},
+	{"verifier", "POST", "/v1/challenges"},
 }
 
 // marker stands in the seeds where the target puts a text that occurs nowhere else.
@@ -39,6 +43,13 @@ func FuzzBodies(f *testing.F) {
 		`{"class":"account","subject":"MARKER","channel":"app","profile":"MARKER","uses":["MARKER"]}`,
 		`{"class":"card","subject":"MARKER","channel":"app","profile":"offline-60","uses":["second-pin"],"device_key_sha256":"MARKER"}`,
 		`{"class":"account","subject":"a","channel":"app","profile":"offline-60","uses":null}`,
+		`{"class":"account","subject":"a","channel":"sms","mobile":"MARKER","profile":"sms-120","uses":[]}`,
+		subjectBody, challengeBody, transactionBody, `{"uses":["login"]}`, `{"uses":["MARKER"]}`, `{"pin":"27182818"}`, `{"pin":"MARKER"}`,
+		`{"otp1":"12345678","otp2":"12345679"}`, `{"otp1":"MARKER","otp2":""}`, `{"otp":"MARKER"}`, `{"proof":"AAAA","otp":"MARKER"}`,
+		`{"class":"card","subject":"MARKER","use":"second-pin","otp":"123456"}`, `{"class":"MARKER","subject":"MARKER","use":"MARKER"}`,
+		`{"class":"account","subject":"a","use":"login","otp":"123456","transaction":{"amount":"1","currency":"IRR","payee":"MARKER"}}`,
+		`{"class":"account","subject":"a","use":"login","transaction":{"amount":"MARKER","currency":"MARKER","payee":"MARKER","MARKER":1}}`,
+		`{"activation_code":"12345678","maker_seed":"MARKER=="}`, `{"activation_code":"12345678","maker_seed":"AAAA","device":null}`,
 		"", "null", "{", "{}", "[]", "1e999", `{"otp":"1","otp":"2"}`, "\xff", "\ufeff{}", strings.Repeat("[", 100), `{"a":` + strings.Repeat(`{"a":`, 50),
 	} {
 		for route := range fuzzed {
@@ -53,7 +64,7 @@ func FuzzBodies(f *testing.F) {
 		body, serial = strings.ReplaceAll(body, marker, unique), strings.ReplaceAll(serial, marker, unique)
 		path := strings.Replace(to.path, "{serial}", strings.ReplaceAll(url.PathEscape(serial), ".", "%2E"), 1)
 		b.log.take()
-		r, err := b.try(b.as(to.client), "POST", path, body, "Content-Type: application/json")
+		r, err := b.try(b.as(to.client), to.method, path, body, "Content-Type: application/json")
 		require.NoError(t, err)
 		require.Less(t, r.status, 500, r.body)
 		if r.status >= 400 {
@@ -116,6 +127,6 @@ func parameterRoutes(t testing.TB, b *bank) []matrixRow {
 			with = append(with, row)
 		}
 	}
-	require.Len(t, with, 9)
+	require.Len(t, with, 13)
 	return with
 }

@@ -52,6 +52,30 @@ func TestClientAboveItsRate(t *testing.T) {
 	require.NotContains(t, infoLines(w), `"code":"too_many_requests"`, "the log is not filled instead")
 }
 
+// TestEveryRouteHasTheRate: above its rate a client reaches no use case on any route of the OpenAPI document.
+func TestEveryRouteHasTheRate(t *testing.T) {
+	rec := &recorder{}
+	w, _ := limited(t, rec, api.Rate{PerSecond: .001, Burst: 1}, api.Rate{})
+	routes := w.document(t).Paths
+	for _, role := range authz.Roles() {
+		w.send(string(role), "GET", "/v1/nothing", "")
+	}
+	tried := 0
+	for path, item := range routes {
+		for method, op := range item {
+			if op.Role == "" {
+				continue
+			}
+			r := w.send(op.Role, strings.ToUpper(method), concrete.Replace(path), "")
+			require.Equal(t, 429, r.status, method+" "+path)
+			require.Equal(t, "too_many_requests", r.problem(t).Code)
+			tried++
+		}
+	}
+	require.GreaterOrEqual(t, tried, 19)
+	require.Empty(t, rec.seen())
+}
+
 // infoLines is the log as it is without its debug lines.
 func infoLines(w *world) string {
 	var kept strings.Builder
