@@ -98,6 +98,7 @@ func matrix(serial string) []matrixRow {
 		{"post /v1/tokens/{serial}/suspend", authz.Issuer, "", 409, "transition_not_allowed"},
 		{"post /v1/tokens/{serial}/resume", authz.Issuer, "", 409, "transition_not_allowed"},
 		{"post /v1/tokens", authz.Issuer, strings.Replace(issueBody, "6037991234567893", card(77), 1), 201, ""},
+		{"post /v1/tokens/bulk", authz.Issuer, `{"end":true,"lines":0}`, 200, ""},
 		{"post /v1/tokens/{serial}/activation", authz.Activator,
 			`{"activation_code":"00000000","device":{"id":"x","channel":"app","public_key":"AAAA"}}`, 422, "device_key_invalid"},
 		{"post /v1/tokens/{serial}/confirmation", authz.Activator, `{"proof":"AAAA"}`, 409, "transition_not_allowed"},
