@@ -86,14 +86,23 @@ type outcome struct {
 
 const idempotencyRow = "idempotency row" // as errors and the log name it
 
-// idempotencyPrefix begins the rows of one bucket; days are counted from 1970. Their order is that of the days.
-func idempotencyPrefix(day uint32) store.Key { return store.Key(fmt.Sprintf("i/%010d/", day)) }
+const idempotencyRows store.Key = "i/" // begins the keys of all of them
 
-// idempotencyDays are the buckets in which a request that was decided within 24 hours may stand, today's first.
-func idempotencyDays(now time.Time) []uint32 {
-	today := dayOf(now)
-	return []uint32{today, today - 1, today - 2, today + 1}
+// bucketOf begins the rows of one day, counted from 1970. The order of the rows is that of their days.
+func bucketOf(day uint32) store.Key { return idempotencyRows + store.Key(fmt.Sprintf("%010d/", day)) }
+
+// bucketsOf are those in which a request may stand that was decided within 24 hours, today's first.
+func bucketsOf(now time.Time) []store.Key {
+	today, oldest := dayOf(now), oldestDay(now)
+	buckets := []store.Key{bucketOf(today)}
+	for day := oldest; day < today; day++ {
+		buckets = append(buckets, bucketOf(day))
+	}
+	return append(buckets, bucketOf(today+1))
 }
+
+// oldestDay is the first of which a bucket is looked into.
+func oldestDay(now time.Time) uint32 { return max(dayOf(now), 2) - 2 }
 
 // idempotent is one request with a key, over all attempts to decide it.
 type idempotent struct {
@@ -142,8 +151,8 @@ func (r *idempotent) attempt(ctx context.Context, decide func() (decision, error
 // rows reads where the request may have been decided, today's row first.
 func (r *idempotent) rows(ctx context.Context) ([]store.Item, error) {
 	var keys []store.Key
-	for _, day := range idempotencyDays(r.Clock()) {
-		keys = append(keys, idempotencyPrefix(day)+store.Key(r.id))
+	for _, bucket := range bucketsOf(r.Clock()) {
+		keys = append(keys, bucket+store.Key(r.id))
 	}
 	items, err := r.Store.Get(ctx, keys...)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,10 @@ type node struct {
 	fatal    chan error // the HSM module hangs: the process must end
 
 	newDatabase bool // the database is to be made
+
+	service    *keyservice.Service
+	jobs       sync.WaitGroup // what runs without being asked; see startJobs
+	cancelJobs context.CancelFunc
 }
 
 func newNode(c Config, log *slog.Logger) *node {
@@ -55,6 +60,7 @@ func (n *node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.service = service
 	if n.on, err = listen(n.config); err != nil {
 		return err
 	}

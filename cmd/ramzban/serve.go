@@ -92,6 +92,7 @@ func (n *node) run(ctx context.Context) error {
 	stopped := make(chan error, 2)
 	go func() { stopped <- n.api.Serve(n.on.api) }()
 	go func() { stopped <- n.operator.Serve() }()
+	n.startJobs(ctx)
 	if err := notifyReady(); err != nil {
 		return n.stop(err)
 	}
@@ -122,6 +123,7 @@ func listenerEnded(err error) error {
 // ends for a reason, that alone is its error.
 func (n *node) stop(why error) error {
 	n.stopping.Store(true)
+	n.endJobs()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n.config.Timeouts.Shutdown))
 	defer cancel()
 	err := errors.Join(n.api.Shutdown(ctx), n.operator.Shutdown(ctx), n.close())

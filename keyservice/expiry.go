@@ -1,0 +1,63 @@
+package keyservice
+
+import (
+	"context"
+	"errors"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/store"
+)
+
+// The service itself, as it stands in the entries of what nobody asked for. No role grants the action.
+var itself = authz.Caller{Name: "ramzban"}
+
+const expireRows authz.Action = "idempotency.expire"
+
+// expiryChunk is how many rows one commit deletes. It shares its batch with the requests of that moment, which must not
+// wait long for it.
+const expiryChunk = 500
+
+var errChunkFull = errors.New("the chunk is full")
+
+// Expire deletes the idempotency rows into which no repeat looks any more, and returns how many. These are the buckets
+// before the day before yesterday, so that each row stays for 48 to 72 hours: a clock that is a day ahead deletes
+// nothing that was decided within 24 hours. It may be ended at any moment, run on several nodes at once, and beside
+// requests: what is left is deleted the next time. Each commit has its entry in the log.
+func (s *Service) Expire(ctx context.Context) (int, error) {
+	deleted := 0
+	for from := store.Key(""); ; {
+		chunk, err := s.expired(ctx, from)
+		if err != nil || len(chunk) == 0 {
+			return deleted, err
+		}
+		d := decision{change: store.Change{Delete: chunk}, entry: audit.Entry{Outcome: audit.Done}}
+		if _, err := s.commit(ctx, itself, expireRows, d); err != nil {
+			return deleted, err
+		}
+		deleted += len(chunk)
+		from = chunk[len(chunk)-1]
+	}
+}
+
+// expired finds the next rows to delete, in the order of their days.
+func (s *Service) expired(ctx context.Context, from store.Key) ([]store.Key, error) {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	defer snap.Close()
+	kept := bucketOf(oldestDay(s.Clock()))
+	var chunk []store.Key
+	err = snap.Scan(ctx, idempotencyRows, from, func(it store.Item) error {
+		if it.Key >= kept || len(chunk) == expiryChunk {
+			return errChunkFull
+		}
+		chunk = append(chunk, it.Key)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errChunkFull) {
+		return nil, storeError(err)
+	}
+	return chunk, nil
+}
