@@ -36,7 +36,8 @@ var (
 var suiteForm = regexp.MustCompile(`^OCRA-1:HOTP-(SHA1|SHA256|SHA512)-(0|4|5|6|7|8|9|10):` +
 	`(C-)?Q([ANH])([0-9]{2})(?:-P(SHA1|SHA256|SHA512))?(?:-S([0-9]{3}))?(?:-T([1-9][0-9]?)([SMH]))?$`)
 
-// ParseSuite reads a suite; only the exact form of RFC 6287 is one.
+// ParseSuite reads a suite; only the exact form of RFC 6287 section 6 is one. Lengths have all their digits, as in the
+// section's table; so QH8, which one of its examples has, is none.
 func ParseSuite(name string) (Suite, error) {
 	f := suiteForm.FindStringSubmatch(name)
 	if f == nil {
@@ -75,7 +76,8 @@ func (s Suite) String() string { return s.name }
 // Input is what a response is made of, besides the key. What the suite does not name must be left at its zero value.
 type Input struct {
 	Counter  uint64
-	Question string // as typed: characters, decimal or hexadecimal digits
+	Question string // as typed: characters, decimal or hexadecimal digits; at most the suite's length
+	Mutual   bool   // the question is both sides' challenges, one behind the other (section 7.2): at most twice as long
 	PIN      []byte // hash of the PIN
 	Session  []byte // at most the suite's length; shorter ones are padded with zeroes in front
 	Step     uint64 // moving factor: time steps since 1970
@@ -84,7 +86,7 @@ type Input struct {
 // Message is what is MACed (RFC 6287 section 5.1): the suite, a zero byte, then counter, question (128 bytes), PIN,
 // session and time as far as the suite names them. ErrInput says what does not fit.
 func (s Suite) Message(in Input) ([]byte, error) {
-	question, err := s.question(in.Question)
+	question, err := s.question(in)
 	if err != nil {
 		return nil, err
 	}
@@ -125,12 +127,15 @@ func (s Suite) fits(in Input) error {
 const questionBytes = 128
 
 // question encodes a question: characters as they are, decimal digits as a number in hexadecimal, hexadecimal digits as
-// they are; filled with zeroes behind. Of a mutual challenge the question is both sides' together, so twice the length.
-func (s Suite) question(q string) ([]byte, error) {
-	if len(q) == 0 || len(q) > 2*s.Length {
-		return nil, fmt.Errorf("%w: a question has 1 to %d characters", ErrInput, s.Length)
+// they are; filled with zeroes behind.
+func (s Suite) question(in Input) ([]byte, error) {
+	q, longest, digits := in.Question, s.Length, ""
+	if in.Mutual {
+		longest = 2 * s.Length
 	}
-	digits := ""
+	if len(q) == 0 || len(q) > longest {
+		return nil, fmt.Errorf("%w: a question has 1 to %d characters", ErrInput, longest)
+	}
 	switch s.Question {
 	case 'A':
 		if strings.ContainsFunc(q, notAlphanumeric) {
@@ -157,10 +162,14 @@ func notAlphanumeric(r rune) bool {
 	return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 }
 
-// Step is the suite's moving factor at t.
-func (s Suite) Step(t time.Time) uint64 {
-	if s.TimeStep == 0 {
-		return 0
+// Response makes the response of a MAC (RFC 6287 section 5.2): the suite's digits, or for a suite of none the whole MAC in
+// lower-case hexadecimal digits. The MAC must be one of the suite's hash.
+func (s Suite) Response(mac []byte) (seed.Password, error) {
+	if size := s.Hash.New()().Size(); len(mac) != size {
+		return seed.Password{}, fmt.Errorf("a MAC of %s has %d bytes, not %d", s.Hash, size, len(mac))
 	}
-	return uint64(t.Unix() / int64(s.TimeStep/time.Second))
+	if s.Digits == 0 {
+		return seed.NewPassword(hex.EncodeToString(mac)), nil
+	}
+	return Truncate(mac, s.Digits)
 }

@@ -174,6 +174,9 @@ func (p Policy) ocraMessage(factor uint64, pin []byte, t *Transaction) ([]byte, 
 	}
 	in := Input{Question: s.EmptyQuestion(), PIN: pin}
 	if t != nil {
+		if err := t.Validate(); err != nil {
+			return nil, err
+		}
 		in.Question = s.TransactionQuestion(*t)
 	}
 	if s.Counter {

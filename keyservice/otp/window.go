@@ -1,6 +1,7 @@
 package otp
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -33,6 +34,9 @@ func (p Policy) Plan(now time.Time, drift time.Duration, next uint64) []uint64 {
 func (p Policy) ResyncPlan(now time.Time, next uint64) []uint64 {
 	if p.Counted() {
 		return span(next, next+p.ResyncAhead)
+	}
+	if next == math.MaxUint64 {
+		return nil // no second password can follow
 	}
 	wide := p
 	wide.DriftSearch = p.DriftBound
