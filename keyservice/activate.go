@@ -46,7 +46,12 @@ type ActivatedToken struct {
 // device may ask again until the token is confirmed, and gets the same answer.
 func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateRequest) (ActivatedToken, error) {
 	var activated token
-	err := s.change(ctx, c, authz.ActivateToken, r.Serial, func(t token) (token, *Error, error) {
+	o := r.once()
+	o.again = func() (d decision, err error) {
+		activated, d, err = s.activatedBefore(ctx, r.Serial)
+		return d, err
+	}
+	repeated, err := s.changeOnce(ctx, c, authz.ActivateToken, r.Serial, o, func(t token) (token, *Error, error) {
 		dev, bad := parseDevice(r)
 		if bad != nil {
 			return t, bad, nil
@@ -69,7 +74,8 @@ func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateReques
 		return ActivatedToken{}, err
 	}
 	return ActivatedToken{
-		Serial: activated.Serial, Status: activated.Status, Seed: activated.Delivery, Policy: activated.Policy, ServerTime: s.Clock().UTC(),
+		Serial: activated.Serial, Status: activated.Status, Seed: activated.Delivery, Policy: activated.Policy, Repeated: repeated,
+		ServerTime: s.Clock().UTC(), // of a repeat too: a phone sets its clock by it
 	}, nil
 }
 

@@ -1,9 +1,11 @@
 package keyservice
 
 import (
+	"context"
 	"time"
 
 	"ramzban/keyservice/otp"
+	"ramzban/keyservice/store"
 )
 
 // What the use cases say to decideOnce: every field of a request, and the part of an answer that a row keeps. Answers
@@ -19,6 +21,19 @@ func (r ActivateRequest) once() once {
 	return once{key: r.IdempotencyKey, says: []any{
 		r.Serial, r.Subject.Reveal(), r.Code.Reveal(), r.DeviceID, r.Channel, r.KeyDER, r.MakerSeed,
 	}}
+}
+
+// activatedBefore reads again what activation answered: the row keeps no seed, but the record keeps what was delivered
+// until the token is confirmed. After that it is refused.
+func (s *Service) activatedBefore(ctx context.Context, serial string) (token, decision, error) {
+	t, err := s.load(ctx, serial)
+	if err != nil {
+		return token{}, decision{}, err
+	}
+	if t.Status != Pending {
+		return token{}, refuse(CodeTransition, notWhile(t.Status, "it was activated by this request before, and its seed is delivered only until it is confirmed").Detail), nil
+	}
+	return t, decision{change: store.Change{Require: t.require}}, nil
 }
 
 func (r VerifyRequest) once() once {
