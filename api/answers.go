@@ -82,6 +82,9 @@ func auditAnswer(from uint64, entries []keyservice.LoggedEntry) wire.AuditAnswer
 			Outcome: string(e.Outcome), Reason: e.Reason, Serial: e.Serial, Use: e.Use, RequestID: e.RequestID,
 			Commitment: e.Commitment, Revision: e.Revision, Next: e.Next, Budget: e.Budget, State: e.State,
 		}
+		for _, p := range e.Also {
+			a.Entries[i].Also = append(a.Entries[i].Also, wire.AuditPart(p))
+		}
 		a.Next = e.Index + 1
 	}
 	return a

@@ -7,8 +7,8 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"math/big"
-	"slices"
 	"sync"
 	"time"
 
@@ -42,8 +42,9 @@ type ActivatedToken struct {
 	Repeated   bool // this is the answer to an earlier request with the same idempotency key
 }
 
-// Activate makes the token's seed in the HSM and delivers it to one device, wrapped to the device's key. The same
-// device may ask again until the token is confirmed, and gets the same answer.
+// Activate makes the token's seed in the HSM and delivers it to one device, wrapped to the device's key. The seed of a
+// hardware token comes from its maker instead, and nothing is delivered. The same device may ask again until the token
+// is confirmed, and gets the same answer.
 func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateRequest) (ActivatedToken, error) {
 	var activated token
 	o := r.once()
@@ -52,11 +53,11 @@ func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateReques
 		return d, err
 	}
 	repeated, err := s.changeOnce(ctx, c, authz.ActivateToken, r.Serial, o, func(t token) (token, *Error, error) {
-		dev, bad := parseDevice(r)
+		dev, bad := parseHolder(r)
 		if bad != nil {
 			return t, bad, nil
 		}
-		if no := s.activatable(t, r, dev); no != nil {
+		if no := s.activatable(t, dev); no != nil {
 			return t, no, nil
 		}
 		right, err := s.rightCode(ctx, t, r)
@@ -67,8 +68,8 @@ func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateReques
 			t.state.CodeTries++
 			return t, &Error{Code: CodeActivationWrong, Detail: "the activation code does not belong to this serial and subject"}, nil
 		}
-		activated, err = s.enrol(ctx, t, dev)
-		return activated, nil, err
+		activated, bad, err = s.enrol(ctx, t, dev)
+		return activated, bad, err
 	})
 	if err != nil {
 		return ActivatedToken{}, err
@@ -79,10 +80,25 @@ func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateReques
 	}, nil
 }
 
-// device is a phone's checked key.
+// device is what a token is activated on: a phone with its checked key, or a hardware token with its maker's seed.
 type device struct {
 	deviceRecord
-	key *rsa.PublicKey
+	channel string
+	key     *rsa.PublicKey // nil for hardware
+	maker   []byte         // the seed as the maker wrapped it; nil for phones
+}
+
+// parseHolder returns what the token is to be activated on, or why it cannot be.
+func parseHolder(r ActivateRequest) (device, *Error) {
+	phone := r.DeviceID != "" || len(r.KeyDER) > 0 || r.Channel != "" && r.Channel != ChannelHardware
+	switch {
+	case phone == (len(r.MakerSeed) > 0):
+		return device{}, &Error{Code: CodeInvalid, Detail: "name the device, or for a hardware token give maker_seed; exactly one of them"}
+	case phone:
+		return parseDevice(r)
+	}
+	sum := sha256.Sum256(r.MakerSeed)
+	return device{deviceRecord: deviceRecord{KeySHA256: sum[:]}, channel: ChannelHardware, maker: r.MakerSeed}, nil
 }
 
 // parseDevice returns the phone's key, or why it is not one we would give a seed to.
@@ -99,7 +115,7 @@ func parseDevice(r ActivateRequest) (device, *Error) {
 		return device{}, &Error{Code: CodeDeviceKeyInvalid, Detail: "the device's RSA key must have 2048 to 4096 bits, an odd exponent of at least 65537, and no small factor"}
 	}
 	sum := sha256.Sum256(r.KeyDER)
-	return device{deviceRecord{ID: r.DeviceID, KeySHA256: sum[:]}, key}, nil
+	return device{deviceRecord: deviceRecord{ID: r.DeviceID, KeySHA256: sum[:]}, channel: r.Channel, key: key}, nil
 }
 
 // unsound says that whatever is wrapped to the key is not safe: it is short, or plainly not the product of two primes.
@@ -121,12 +137,12 @@ var smallPrimes = sync.OnceValue(func() *big.Int {
 })
 
 // activatable says why this device may not activate the token, whatever the code; nil if it may.
-func (s *Service) activatable(t token, r ActivateRequest, dev device) *Error {
+func (s *Service) activatable(t token, dev device) *Error {
 	switch {
 	case t.Status != Issued && t.Status != Pending:
 		return notWhile(t.Status, "a token is activated once; a new device needs a new token")
-	case r.Channel != t.Channel:
-		return &Error{Code: CodeChannelOther, Detail: "the token was issued for the other channel"}
+	case dev.channel != t.Channel:
+		return &Error{Code: CodeChannelOther, Detail: "the token was issued for channel " + t.Channel}
 	case t.KeyPin != nil && !bytes.Equal(t.KeyPin, dev.KeySHA256):
 		return &Error{Code: CodeDeviceKeyNotPinned, Detail: "the token was issued for another device key"}
 	case t.Device != nil && (t.Device.ID != dev.ID || !bytes.Equal(t.Device.KeySHA256, dev.KeySHA256)):
@@ -154,17 +170,39 @@ func (s *Service) rightCode(ctx context.Context, t token, r ActivateRequest) (bo
 }
 
 // enrol gives the token its seed and device; a token that has them already is left as it is.
-func (s *Service) enrol(ctx context.Context, t token, dev device) (token, error) {
+func (s *Service) enrol(ctx context.Context, t token, dev device) (token, *Error, error) {
 	if t.Status == Pending {
-		return t, nil
+		return t, nil, nil
+	}
+	if dev.maker != nil {
+		return s.enrolHardware(ctx, t, dev)
 	}
 	born, err := s.newSeed(ctx, t.record, dev.key)
 	if err != nil {
-		return t, err
+		return t, nil, err
 	}
-	t.Status, t.Device = Pending, &dev.deviceRecord
 	t.Derive, t.Seed, t.Delivery = &born.Derive, &born.ForStore, born.ForDevice
-	return t, nil
+	return t.pending(dev), nil, nil
+}
+
+// enrolHardware takes the seed of a hardware token from its maker, inside the HSM. A blob that the HSM refuses is the
+// caller's fault: the service did not make it.
+func (s *Service) enrolHardware(ctx context.Context, t token, dev device) (token, *Error, error) {
+	kept, err := s.HSM.Import(ctx, dev.maker, t.Policy.Hash)
+	if errors.Is(err, seed.ErrBadBlob) {
+		return t, &Error{Code: CodeSeedInvalid, Detail: "maker_seed is not wrapped to the import key, or is not a seed of a length that the token's hash takes"}, nil
+	}
+	if err != nil {
+		return t, nil, err
+	}
+	t.Seed = &kept
+	return t.pending(dev), nil, nil
+}
+
+// pending says that the device has the seed; what it must prove next has tries of its own.
+func (t token) pending(dev device) token {
+	t.Status, t.Device, t.state.CodeTries = Pending, &dev.deviceRecord, 0
+	return t
 }
 
 // newSeed makes the seed of a token in the HSM, wrapped for the store and, if there is one, to the device's key.
@@ -183,50 +221,4 @@ func (s *Service) newSeed(ctx context.Context, r record, key *rsa.PublicKey) (se
 // derivationContext is different for every seed: CBOR of scheme, serial, nonce, purpose, hash and length in bytes.
 func derivationContext(r record, nonce []byte) ([]byte, error) {
 	return store.Encode([]any{"ramzban/derive/1", r.Serial, nonce, "otp", r.Policy.Hash.String(), r.Policy.Hash.SeedLength()})
-}
-
-// ConfirmRequest proves that the phone has the seed.
-type ConfirmRequest struct {
-	Serial string
-	Proof  []byte        // see ConfirmMessage
-	OTP    seed.Password // of hardware tokens, which can make nothing else: a password, which is used up
-}
-
-// ConfirmMessage is what a device MACs with its seed to prove that it has it: "ramzban/confirm/1" 0x00 serial 0x00 and
-// the SHA-256 of its SubjectPublicKeyInfo (DER). No password is ever made of a message this long.
-func ConfirmMessage(serial string, keySHA256 []byte) []byte {
-	return slices.Concat([]byte("ramzban/confirm/1\x00"), []byte(serial), []byte{0}, keySHA256)
-}
-
-// Confirm makes a pending token active once its device proves that it has the seed. It uses up no password. A device
-// that did not hear the answer may confirm again.
-func (s *Service) Confirm(ctx context.Context, c authz.Caller, r ConfirmRequest) (Status, error) {
-	err := s.change(ctx, c, authz.ConfirmToken, r.Serial, func(t token) (token, *Error, error) {
-		if t.Status != Pending && t.Status != Active || t.Device == nil {
-			return t, notWhile(t.Status, "only a pending token can be confirmed"), nil
-		}
-		right, err := s.rightProof(ctx, t, r.Proof)
-		if err != nil {
-			return t, nil, err
-		}
-		if !right {
-			return t, &Error{Code: CodeProofWrong, Detail: "the device does not have this token's seed: activate it again"}, nil
-		}
-		t.Status, t.Delivery, t.Code = Active, nil, nil
-		return t, nil, nil
-	})
-	if err != nil {
-		return "", err
-	}
-	return Active, nil
-}
-
-func (s *Service) rightProof(ctx context.Context, t token, proof []byte) (bool, error) {
-	right := false
-	err := s.HSM.UseSeed(ctx, *t.Seed, t.Policy.Hash, func(mac seed.MAC) error {
-		sum, err := mac(ConfirmMessage(t.Serial, t.Device.KeySHA256))
-		right = hmac.Equal(sum, proof)
-		return err
-	})
-	return right, err
 }

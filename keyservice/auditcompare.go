@@ -66,11 +66,13 @@ type logged struct {
 func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) ([]Discrepancy, error) {
 	tokens, found := map[string]*logged{}, []Discrepancy{}
 	err := s.scanLog(ctx, snap, 0, end, func(e LoggedEntry) error {
-		switch {
-		case e.Reason == entryChanged || e.Reason == entryMissing:
+		if e.Reason == entryChanged || e.Reason == entryMissing {
 			found = append(found, Discrepancy{What: e.Reason, Logged: e.Index})
-		case e.Serial != "" && e.Revision+e.State+e.Budget > 0:
-			remember(tokens, e)
+			return nil
+		}
+		remember(tokens, e.Entry)
+		for _, p := range e.Also {
+			remember(tokens, audit.Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State})
 		}
 		return nil
 	})
@@ -87,7 +89,11 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 	return found, nil
 }
 
-func remember(tokens map[string]*logged, e LoggedEntry) {
+// remember takes note of what an entry says about its token, if it says anything.
+func remember(tokens map[string]*logged, e audit.Entry) {
+	if e.Serial == "" || e.Revision+e.State+e.Budget == 0 {
+		return
+	}
 	l, ok := tokens[e.Serial]
 	if !ok {
 		l = &logged{budgets: map[string]uint64{}}

@@ -83,11 +83,15 @@ func sameCode(a, b seed.Code) bool {
 
 // codeDead says why the token's code cannot be used any more; nil while it can.
 func (s *Service) codeDead(t token) *Error {
+	help := "ask the issuer for a fresh one"
+	if t.Status == Pending {
+		help = "deactivate the token and issue a new one"
+	}
 	switch {
 	case s.Clock().UnixMilli() >= t.Code.ExpiresAt:
-		return &Error{Code: CodeActivationExpired, Detail: "the activation code has expired: ask the issuer for a fresh one"}
+		return &Error{Code: CodeActivationExpired, Detail: "the activation code has expired: " + help}
 	case t.state.CodeTries >= codeTries:
-		return &Error{Code: CodeActivationExhausted, Detail: "too many wrong activation codes: ask the issuer for a fresh one"}
+		return &Error{Code: CodeActivationExhausted, Detail: "too many wrong activation codes: " + help}
 	}
 	return nil
 }

@@ -64,10 +64,10 @@ type codeRecord struct {
 	ExpiresAt int64       `cbor:"4,keyasint"` // Unix milliseconds
 }
 
-// deviceRecord is the one device a token lives on.
+// deviceRecord is the one device a token lives on. Hardware has no id but the token's serial.
 type deviceRecord struct {
 	ID        string `cbor:"1,keyasint"`
-	KeySHA256 []byte `cbor:"2,keyasint"` // of its SubjectPublicKeyInfo, DER
+	KeySHA256 []byte `cbor:"2,keyasint"` // of its SubjectPublicKeyInfo, DER; of hardware, of the seed as its maker wrapped it
 }
 
 // state is the small part of a token that changes with each password. On disk it is CBOR with these integer keys under

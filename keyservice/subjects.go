@@ -2,21 +2,105 @@ package keyservice
 
 import (
 	"context"
-	"errors"
 	"strings"
 
+	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
 )
 
-// DeactivateSubject ends every live token of a subject at once, and returns their serials; none if it has none.
+// DeactivateSubject ends every live token of a subject in one commit, and returns their serials; none if it has none.
 func (s *Service) DeactivateSubject(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]string, error) {
-	return nil, &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
+	if err := s.authorise(ctx, c, authz.EndSubject, ""); err != nil {
+		return nil, err
+	}
+	if err := checkSubject(class, subject); err != nil {
+		return nil, err
+	}
+	who, err := s.ownerOf(ctx, class, subject)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.locks.lock(ctx, who.serials...)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	var ended []string
+	_, err = s.decide(ctx, c, authz.EndSubject, "", func() (d decision, err error) {
+		ended, d, err = s.endAll(ctx, liveKeys(class, who.subject))
+		return d, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ended, nil
+}
+
+// endAll decides once: every token that one of these rows names ends, and no other takes its place meanwhile.
+func (s *Service) endAll(ctx context.Context, live []store.Key) ([]string, decision, error) {
+	items, err := s.Store.Get(ctx, live...)
+	if err != nil {
+		return nil, decision{}, storeError(err)
+	}
+	ended, all := []string{}, decision{entry: audit.Entry{Outcome: audit.Done}}
+	for _, it := range items {
+		if it.Version == 0 {
+			all.change.Require = append(all.change.Require, store.Require{Key: it.Key})
+			continue
+		}
+		t, err := s.loadLive(ctx, it)
+		if err != nil {
+			return nil, decision{}, err
+		}
+		d, err := s.end(ctx, t)
+		if err != nil {
+			return nil, decision{}, err
+		}
+		all.join(d)
+		ended = append(ended, t.Serial)
+	}
+	return ended, all, nil
+}
+
+// end makes the decision that deactivates one token.
+func (s *Service) end(ctx context.Context, t token) (decision, error) {
+	after := t
+	after.Status = Deactivated
+	after.forget()
+	d, err := s.changed(ctx, t, after, nil)
+	d.entry.Serial = t.Serial
+	return d, err
+}
+
+// join makes the decision about a further token part of this one: one commit, one entry.
+func (d *decision) join(further decision) {
+	d.change.Require = append(d.change.Require, further.change.Require...)
+	d.change.Put = append(d.change.Put, further.change.Put...)
+	d.change.Delete = append(d.change.Delete, further.change.Delete...)
+	e := further.entry
+	if d.entry.Serial == "" {
+		d.entry = e
+		return
+	}
+	d.entry.Also = append(d.entry.Also, audit.Part{Serial: e.Serial, Commitment: e.Commitment, Revision: e.Revision, Next: e.Next, State: e.State})
 }
 
 // ImportKey shows the public key (DER SubjectPublicKeyInfo) to which makers of hardware tokens wrap seeds.
 func (s *Service) ImportKey(ctx context.Context, c authz.Caller) ([]byte, error) {
-	return nil, &Error{Code: CodeInternal, Err: errors.ErrUnsupported}
+	if err := s.authorise(ctx, c, authz.ReadImportKey, ""); err != nil {
+		return nil, err
+	}
+	var key []byte
+	_, err := s.decide(ctx, c, authz.ReadImportKey, "", func() (d decision, err error) {
+		key, err = s.HSM.ImportKey(ctx)
+		return decision{entry: audit.Entry{Outcome: audit.Done}}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 // checkSubject returns an *Error unless the subject has the form of its class.

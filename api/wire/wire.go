@@ -228,6 +228,17 @@ type AuditEntry struct {
 	Next       uint64    `json:"next,omitempty" doc:"Lowest moving factor still acceptable, afterwards"`
 	Budget     uint64    `json:"budget,omitempty" doc:"Sequence number of the guess budget, afterwards"`
 	State      uint64    `json:"state,omitempty" doc:"Sequence number of the token's state, afterwards"`
+
+	Also []AuditPart `json:"also,omitempty" doc:"Further tokens of the same decision"`
+}
+
+// AuditPart is what a decision made of a token besides the first one.
+type AuditPart struct {
+	Serial     string `json:"serial" doc:"The token" example:"402519938461"`
+	Commitment []byte `json:"commitment,omitempty" doc:"Salted commitment of the subject"`
+	Revision   uint64 `json:"revision,omitempty" doc:"Of the token's record, afterwards"`
+	Next       uint64 `json:"next,omitempty" doc:"Lowest moving factor still acceptable, afterwards"`
+	State      uint64 `json:"state,omitempty" doc:"Sequence number of the token's state, afterwards"`
 }
 
 // AuditAnswer is a page of the audit log (GET /v1/audit/entries?from=0&limit=100).

@@ -43,6 +43,16 @@ type Entry struct {
 	Budget     uint64  `cbor:"13,keyasint,omitempty"` // sequence number of the guess budget, after
 	State      uint64  `cbor:"14,keyasint,omitempty"` // sequence number of the token's state, after
 	Key        []byte  `cbor:"15,keyasint,omitempty"` // keyed digest of caller, action and idempotency key; a repeat has that of the first
+	Also       []Part  `cbor:"16,keyasint,omitempty"` // further tokens of the same decision
+}
+
+// Part is what a decision made of a token besides the first one.
+type Part struct {
+	Serial     string `cbor:"1,keyasint"`
+	Commitment []byte `cbor:"2,keyasint"`
+	Revision   uint64 `cbor:"3,keyasint"`
+	Next       uint64 `cbor:"4,keyasint"`
+	State      uint64 `cbor:"5,keyasint"`
 }
 
 const schema = 1
