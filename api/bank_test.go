@@ -174,7 +174,7 @@ func (b *bank) put(client, path string, in any) reply {
 	return b.sendJSON(client, http.MethodPut, path, in)
 }
 
-func (b *bank) sendJSON(client, method, path string, in any) reply {
+func (b *bank) sendJSON(client, method, path string, in any, headers ...string) reply {
 	b.t.Helper()
 	body := ""
 	if in != nil {
@@ -182,7 +182,7 @@ func (b *bank) sendJSON(client, method, path string, in any) reply {
 		require.NoError(b.t, err)
 		body = string(encoded)
 	}
-	return b.send(client, method, path, body)
+	return b.send(client, method, path, body, headers...)
 }
 
 // decode reads a successful answer.

@@ -28,6 +28,7 @@ func roleNames() []authz.Client {
 	for _, r := range authz.Roles() {
 		all = append(all, authz.Client{Name: "the-" + string(r), Certificates: []string{string(r)}, Roles: []authz.Role{r}})
 	}
+	all = append(all, authz.Client{Name: "another-verifier", Certificates: []string{"another-verifier"}, Roles: []authz.Role{authz.Verifier}})
 	return append(all, authz.Client{Name: "by-uri", Certificates: []string{"spiffe://bank/core"}, Roles: []authz.Role{authz.Verifier}})
 }
 

@@ -75,6 +75,12 @@ func TestRepeatedAnswersAreMarked(t *testing.T) {
 		r := w.send(to.client, "POST", concrete.Replace(path), to.body, "Idempotency-Key: k-1")
 		require.Less(t, r.status, 300, r.body)
 		require.Equal(t, "true", r.header.Get("Idempotency-Replayed"), to.route)
+		for _, repeated := range []bool{true, false} {
+			fail = &keyservice.Error{Code: keyservice.CodeTokenNotFound, Detail: "no", Repeated: repeated}
+			r = w.send(to.client, "POST", concrete.Replace(path), to.body, "Idempotency-Key: k-1")
+			require.Equal(t, "token_not_found", r.problem(t).Code)
+			require.Equal(t, repeated, r.header.Get("Idempotency-Replayed") == "true", to.route)
+		}
 	}
 }
 

@@ -113,7 +113,7 @@ func refuse(ctx context.Context, err error) *Problem {
 	var e *keyservice.Error
 	switch {
 	case errors.As(err, &e):
-		x.retry = e.RetryAfter
+		x.retry, x.replayed = e.RetryAfter, e.Repeated
 		return x.problem(string(e.Code), e.Detail)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return x.problem(string(keyservice.CodeOutcomeUnknown), "")

@@ -228,6 +228,7 @@ type AuditEntry struct {
 	Next       uint64    `json:"next,omitempty" doc:"Lowest moving factor still acceptable, afterwards"`
 	Budget     uint64    `json:"budget,omitempty" doc:"Sequence number of the guess budget, afterwards"`
 	State      uint64    `json:"state,omitempty" doc:"Sequence number of the token's state, afterwards"`
+	Key        []byte    `json:"key,omitempty" doc:"Keyed digest of the caller and its Idempotency-Key: a repeated answer has that of the first"`
 
 	Also []AuditPart `json:"also,omitempty" doc:"Further tokens of the same decision"`
 }
