@@ -262,3 +262,8 @@ func weakTemplate(label string) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_VALUE, sequence(0, 32)),
 	}, usageAttributes(may)...)
 }
+
+// CheckLengths judges an imported seed by the length of its RFC 5649 ciphertext.
+func CheckLengths(ciphertext int, hash seed.Hash) error {
+	return checkLengths(seed.Wrapped{Blob: make([]byte, ciphertext)}, hash)
+}

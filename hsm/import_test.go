@@ -116,6 +116,19 @@ func TestMakersSeedsOfWrongLengthsAreRefused(t *testing.T) {
 	require.EqualValues(t, 1, h.Stats().Generation)
 }
 
+// Where a module makes MACs with any key, the ciphertext still shows a seed that is 8 bytes or more too short.
+func TestTheCiphertextShowsTheLength(t *testing.T) {
+	for hash, accepted := range map[seed.Hash][]int{seed.SHA1: {32, 40, 48, 56, 64, 72}, seed.SHA256: {40, 48, 56, 64, 72}, seed.SHA512: {72}} {
+		for length := 0; length <= 216; length += 8 {
+			err := hsm.CheckLengths(length, hash)
+			require.Equal(t, slices.Contains(accepted, length), err == nil, "%s, %d bytes", hash, length)
+			if err != nil {
+				require.ErrorIs(t, err, seed.ErrBadBlob)
+			}
+		}
+	}
+}
+
 func TestWhatIsNotForTheImportKeyIsRefused(t *testing.T) {
 	h := open(t)
 	key, good := importKey(t, h), asMaker(t, h, rfcSecret(20))

@@ -2,6 +2,7 @@ package hsm_test
 
 import (
 	"bytes"
+	"crypto/sha1" //nolint:gosec // PSHA1 of the OCRA vectors
 	"encoding/hex"
 	"os"
 	"strconv"
@@ -73,6 +74,49 @@ func TestRFC6238AppendixBThroughTheHSM(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, row[2], password.Reveal(), "%s at %s", row[1], row[0])
 	}
+}
+
+// One-way challenges, mutual ones and signatures, with counter, PIN and time.
+func TestRFC6287AppendixCThroughTheHSM(t *testing.T) {
+	h := open(t)
+	secrets := map[seed.Hash]known{
+		seed.SHA1:   wrapKnown(t, h, seed.SHA1, rfcSecret(20)),
+		seed.SHA256: wrapKnown(t, h, seed.SHA256, rfcSecret(32)),
+		seed.SHA512: wrapKnown(t, h, seed.SHA512, rfcSecret(64)),
+	}
+	rows := vectors(t, otpVectors+"rfc6287-appendix-c.txt", 5)
+	require.Len(t, rows, 70)
+	for _, row := range rows {
+		suite, err := otp.ParseSuite(row[0])
+		require.NoError(t, err)
+		message, err := suite.Message(ocraInput(t, suite, row))
+		require.NoError(t, err)
+		sum, err := secrets[suite.Hash].mac(t.Context(), h, message)
+		require.NoError(t, err)
+		response, err := suite.Response(sum)
+		require.NoError(t, err)
+		require.Equal(t, row[4], response.Reveal(), "%v", row)
+	}
+}
+
+// ocraInput is the data input of one row: suite, counter, question, time step, response. The PIN is always 1234.
+func ocraInput(t *testing.T, suite otp.Suite, row []string) otp.Input {
+	t.Helper()
+	in := otp.Input{Question: row[2], Mutual: len(row[2]) == 2*suite.Length}
+	if suite.Counter {
+		in.Counter = number(t, row[1])
+	}
+	if suite.PIN != 0 {
+		require.Equal(t, seed.SHA1, suite.PIN)
+		pin := sha1.Sum([]byte("1234"))
+		in.PIN = pin[:]
+	}
+	if suite.TimeStep > 0 {
+		step, err := strconv.ParseUint(row[3], 16, 64)
+		require.NoError(t, err)
+		in.Step = step
+	}
+	return in
 }
 
 // SoftHSM refuses short HMAC keys and pads wrapped keys to 8 bytes; zero bytes leave an HMAC as it is.
