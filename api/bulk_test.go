@@ -212,7 +212,9 @@ func TestBrokenLines(t *testing.T) {
 	reused.Token.Subject = "acc-other"
 	second := good
 	second.Key = "another-key"
-	with := func(old, new string) string { return strings.Replace(strings.TrimSpace(bulkText(t, bulkLine(3))), old, new, 1) }
+	with := func(old, new string) string {
+		return strings.Replace(strings.TrimSpace(bulkText(t, bulkLine(3))), old, new, 1)
+	}
 	lines := []struct {
 		line any
 		code string // "" for none
