@@ -93,8 +93,8 @@ func ByName(name string) (Profile, error) {
 }
 
 // MinKey is the shortest HMAC key, in bytes, the module accepts for a hash. Seeds of the product have at least that
-// length: Validate refuses any other profile. Nothing pads a shorter one; whoever brings one in must append zero bytes,
-// which leave its HMAC unchanged up to the hash's block size (RFC 2104 section 2).
+// length: Validate refuses any other profile, and an import refuses a shorter seed of a hardware token. Nothing pads one;
+// zero bytes would leave its HMAC unchanged up to the hash's block size (RFC 2104 section 2).
 func (p Profile) MinKey(h seed.Hash) int {
 	switch h {
 	case seed.SHA1:
