@@ -22,6 +22,7 @@ var fuzzed = []struct{ client, method, path string }{
 	{"issuer", "PUT", "/v1/tokens/{serial}/pin"},
 	{"activator", "POST", "/v1/tokens/{serial}/resync"},
 	{"verifier", "POST", "/v1/challenges"},
+	{"issuer", "POST", "/v1/subjects/deactivations"},
 }
 
 // marker stands in the seeds where the target puts a text that occurs nowhere else.
@@ -46,7 +47,7 @@ func FuzzBodies(f *testing.F) {
 		`{"class":"account","subject":"a","channel":"sms","mobile":"MARKER","profile":"sms-120","uses":[]}`,
 		subjectBody, challengeBody, transactionBody, `{"uses":["login"]}`, `{"uses":["MARKER"]}`, `{"pin":"27182818"}`, `{"pin":"MARKER"}`,
 		`{"otp1":"12345678","otp2":"12345679"}`, `{"otp1":"MARKER","otp2":""}`, `{"otp":"MARKER"}`, `{"proof":"AAAA","otp":"MARKER"}`,
-		`{"class":"card","subject":"MARKER","use":"second-pin","otp":"123456"}`, `{"class":"MARKER","subject":"MARKER","use":"MARKER"}`,
+		`{"class":"card","subject":"MARKER","use":"second-pin","otp":"123456"}`, `{"class":"MARKER","subject":"MARKER","use":"MARKER"}`, `{"class":"card","subject":"MARKER"}`,
 		`{"class":"account","subject":"a","use":"login","otp":"123456","transaction":{"amount":"1","currency":"IRR","payee":"MARKER"}}`,
 		`{"class":"account","subject":"a","use":"login","transaction":{"amount":"MARKER","currency":"MARKER","payee":"MARKER","MARKER":1}}`,
 		`{"activation_code":"12345678","maker_seed":"MARKER=="}`, `{"activation_code":"12345678","maker_seed":"AAAA","device":null}`,

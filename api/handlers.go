@@ -62,9 +62,6 @@ func (s *Server) renewCode(ctx context.Context, c authz.Caller, in *tokenInput) 
 }
 
 func (s *Server) activate(ctx context.Context, c authz.Caller, in *activateInput) (wire.ActivationAnswer, error) {
-	if err := oneHolder(in.Body); err != nil {
-		return wire.ActivationAnswer{}, err
-	}
 	r := keyservice.ActivateRequest{
 		IdempotencyKey: in.IdempotencyKey, Serial: in.Serial, Subject: seed.NewSubject(in.Body.Subject),
 		Code: seed.NewCode(in.Body.ActivationCode), MakerSeed: in.Body.MakerSeed,
@@ -78,9 +75,6 @@ func (s *Server) activate(ctx context.Context, c authz.Caller, in *activateInput
 }
 
 func (s *Server) confirm(ctx context.Context, c authz.Caller, in *confirmInput) (wire.StatusAnswer, error) {
-	if err := oneProof(in.Body); err != nil {
-		return wire.StatusAnswer{}, err
-	}
 	status, err := s.Service.Confirm(ctx, c, keyservice.ConfirmRequest{
 		Serial: in.Serial, Proof: in.Body.Proof, OTP: seed.NewPassword(in.Body.OTP),
 	})

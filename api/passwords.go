@@ -104,27 +104,3 @@ func oneToken(r wire.VerificationRequest) error {
 	}
 	return nil
 }
-
-// oneHolder returns nil if an activation is for a device or brings the seed of one, not both.
-func oneHolder(r wire.ActivationRequest) error {
-	hardware := len(r.MakerSeed) > 0
-	switch {
-	case hardware && r.Device != nil:
-		return invalid("give a device, or maker_seed for a hardware token, but not both")
-	case !hardware && r.Device == nil:
-		return invalid("give a device, or maker_seed for a hardware token: there is neither")
-	}
-	return nil
-}
-
-// oneProof returns nil if a confirmation proves possession in exactly one of the two ways.
-func oneProof(r wire.ConfirmationRequest) error {
-	byPassword, byProof := r.OTP != "", len(r.Proof) > 0
-	switch {
-	case byPassword && byProof:
-		return invalid("give the device's proof, or a hardware token's otp, but not both")
-	case !byPassword && !byProof:
-		return invalid("give the device's proof, or a hardware token's otp: there is neither")
-	}
-	return nil
-}

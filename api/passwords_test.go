@@ -125,32 +125,25 @@ func TestUsesMayBeNone(t *testing.T) {
 	require.JSONEq(t, `{"serial":"402519938461","uses":[]}`, r.body)
 }
 
-// TestOneWayOnly: where a request can say something in two ways, it must say it in exactly one; the detail says which are
-// there, and no use case is reached.
+// TestOneWayOnly: a verification names what to try in exactly one of two ways; the detail says which there are, and no use
+// case is reached.
 func TestOneWayOnly(t *testing.T) {
 	rec := &recorder{}
 	w := start(t, rec, nil)
-	verify, activate, confirm := "/v1/verifications", "/v1/tokens/402519938461/activation", "/v1/tokens/402519938461/confirmation"
 	rest := `"use":"second-pin","otp":"492039"}`
-	const ways, device, proof = "serial, or whose it is by class and subject", "a device, or maker_seed for a hardware token",
-		"the device's proof, or a hardware token's otp"
-	for name, c := range map[string]struct{ client, path, body, detail string }{
-		"serial and subject":          {"verifier", verify, `{"serial":"402519938461","class":"card","subject":"6037991234567893",` + rest, "name the token by " + ways + ", but not both"},
-		"serial and class":            {"verifier", verify, `{"serial":"402519938461","class":"card",` + rest, "name the token by " + ways + ", but not both"},
-		"serial and subject only":     {"verifier", verify, `{"serial":"402519938461","subject":"6037991234567893",` + rest, "name the token by " + ways + ", but not both"},
-		"nobody":                      {"verifier", verify, `{` + rest, "name the token by " + ways + ": there is neither"},
-		"an empty serial":             {"verifier", verify, `{"serial":"",` + rest, "name the token by " + ways + ": there is neither"},
-		"a subject without its class": {"verifier", verify, `{"subject":"6037991234567893",` + rest, "name the class besides the subject: they go together"},
-		"a class without a subject":   {"verifier", verify, `{"class":"card",` + rest, "name the subject besides the class: they go together"},
-		"an empty subject":            {"verifier", verify, `{"class":"card","subject":"",` + rest, "name the subject besides the class: they go together"},
-		"device and seed": {"activator", activate, strings.Replace(activationBody, "{", `{"maker_seed":"c2VlZA==",`, 1),
-			"give " + device + ", but not both"},
-		"neither device nor seed": {"activator", activate, `{"activation_code":"83920174"}`, "give " + device + ": there is neither"},
-		"proof and password":      {"activator", confirm, `{"proof":"AAAA","otp":"492039"}`, "give " + proof + ", but not both"},
-		"no proof at all":         {"activator", confirm, `{}`, "give " + proof + ": there is neither"},
+	const ways = "serial, or whose it is by class and subject"
+	for name, c := range map[string]struct{ body, detail string }{
+		"serial and subject":          {`{"serial":"402519938461","class":"card","subject":"6037991234567893",` + rest, "name the token by " + ways + ", but not both"},
+		"serial and class":            {`{"serial":"402519938461","class":"card",` + rest, "name the token by " + ways + ", but not both"},
+		"serial and subject only":     {`{"serial":"402519938461","subject":"6037991234567893",` + rest, "name the token by " + ways + ", but not both"},
+		"nobody":                      {`{` + rest, "name the token by " + ways + ": there is neither"},
+		"an empty serial":             {`{"serial":"",` + rest, "name the token by " + ways + ": there is neither"},
+		"a subject without its class": {`{"subject":"6037991234567893",` + rest, "name the class besides the subject: they go together"},
+		"a class without a subject":   {`{"class":"card",` + rest, "name the subject besides the class: they go together"},
+		"an empty subject":            {`{"class":"card","subject":"",` + rest, "name the subject besides the class: they go together"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := w.send(c.client, "POST", c.path, c.body)
+			r := w.send("verifier", "POST", "/v1/verifications", c.body)
 			require.Equal(t, 422, r.status, r.body)
 			p := r.problem(t)
 			require.Equal(t, "request_invalid", p.Code)

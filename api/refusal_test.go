@@ -139,7 +139,7 @@ func TestNothingSubmittedComesBack(t *testing.T) {
 		{"activator", "POST", "/v1/tokens/1/activation", `{"activation_code":"83920174","device":{"id":"a","channel":"app","public_key":"` + marker + `=="}}`},
 		{"activator", "POST", "/v1/tokens/1/confirmation", `{"proof":{"` + marker + `":"` + marker + `"}}`},
 		{"activator", "POST", "/v1/tokens/1/confirmation", `{"otp":` + marker + `}`},
-		{"activator", "POST", "/v1/tokens/1/confirmation", `{"otp":"` + marker + `","proof":"AAAA"}`},
+		{"activator", "POST", "/v1/tokens/1/confirmation", `{"otp":"` + marker + `","proof":"!"}`},
 		{"activator", "POST", "/v1/tokens/1/activation", `{"activation_code":"83920174","maker_seed":"!` + marker + `"}`},
 		{"activator", "POST", "/v1/tokens/1/resync", `{"otp1":"` + marker + `","otp2":["` + marker + `"]}`},
 		{"verifier", "POST", "/v1/verifications", `{"serial":"402519938461","class":"card","subject":"` + marker + `","use":"second-pin","otp":"492039"}`},

@@ -85,6 +85,7 @@ func TestRetriedEnrolment(t *testing.T) {
 	activated := b.under("phone-1", "activator", path, request)
 	require.Equal(t, 200, activated.status, activated.body)
 	again := b.under("phone-1", "activator", path, request)
+	require.Equal(t, "true", again.header.Get("Idempotency-Replayed"))
 	require.Equal(t, decode[wire.ActivationAnswer](t, activated).Seed, decode[wire.ActivationAnswer](t, again).Seed)
 
 	b.optIn(1)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,13 +110,14 @@ func readEntries(ctx context.Context, api *client.Client, q entriesQuery) ([]wir
 	return found, nil
 }
 
+// ofSerial keeps the entries of one token, also of decisions about several.
 func ofSerial(entries []wire.AuditEntry, serial string) []wire.AuditEntry {
 	if serial == "" {
 		return entries
 	}
 	var found []wire.AuditEntry
 	for _, e := range entries {
-		if e.Serial == serial {
+		if e.Serial == serial || slices.ContainsFunc(e.Also, func(p wire.AuditPart) bool { return p.Serial == serial }) {
 			found = append(found, e)
 		}
 	}

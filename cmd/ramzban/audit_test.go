@@ -41,3 +41,14 @@ func TestComparisonFailsOnADiscrepancy(t *testing.T) {
 	require.ErrorContains(t, printComparison(&out, found, false), "1 place")
 	require.Contains(t, out.String(), "402519938461  guess budget: the log says 7, the database 3")
 }
+
+func TestEntriesOfOneTokenAreThoseOfSeveralToo(t *testing.T) {
+	entries := []wire.AuditEntry{
+		{Index: 1, Serial: "402519938461"}, {Index: 2, Serial: "000000000000"},
+		{Index: 3, Serial: "000000000000", Also: []wire.AuditPart{{Serial: "402519938461"}}},
+	}
+	found := ofSerial(entries, "402519938461")
+	require.Len(t, found, 2)
+	require.Equal(t, uint64(3), found[1].Index)
+	require.Len(t, ofSerial(entries, ""), 3)
+}
