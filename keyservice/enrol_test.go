@@ -244,66 +244,6 @@ func TestBadIssuesAreRefusedAndNameWhatIsWrong(t *testing.T) {
 	w.issued(card(1), "offline-60")
 }
 
-// Every operation from every status: what the list of statuses does not name is refused.
-func TestTransitions(t *testing.T) {
-	w := newWorld(t)
-	ctx := context.Background()
-	operations := map[string]func(serial string) error{
-		"renew":      func(s string) error { _, err := w.RenewCode(ctx, branch, s); return err },
-		"suspend":    func(s string) error { _, err := w.Suspend(ctx, branch, s); return err },
-		"resume":     func(s string) error { _, err := w.Resume(ctx, branch, s); return err },
-		"deactivate": func(s string) error { _, err := w.Deactivate(ctx, branch, s); return err },
-	}
-	allowed := map[Status][]string{
-		Issued: {"renew", "deactivate"}, Pending: {"deactivate"}, Active: {"suspend", "deactivate"}, Suspended: {"resume", "deactivate"}, Deactivated: nil,
-	}
-	n := 100
-	for from, may := range allowed {
-		for name, operate := range operations {
-			n++
-			serial := w.tokenIn(from, card(n))
-			err := operate(serial)
-			if contains(may, name) {
-				require.NoError(t, err, "%s from %s", name, from)
-			} else {
-				require.Equal(t, CodeTransition, CodeOf(err), "%s from %s", name, from)
-			}
-		}
-	}
-}
-
-// tokenIn makes a token in a status.
-func (w *world) tokenIn(status Status, subject string) string {
-	ctx := context.Background()
-	if status == Issued || status == Pending {
-		issued := w.issued(subject, "offline-60")
-		if status == Pending {
-			_, err := w.Activate(ctx, mobileBank, w.newPhone(0).request(subject, issued, w.code(issued)))
-			require.NoError(w.t, err)
-		}
-		return issued.Serial
-	}
-	p := w.enrol(subject, "offline-60")
-	var err error
-	switch status {
-	case Suspended:
-		_, err = w.Suspend(ctx, branch, p.serial)
-	case Deactivated:
-		_, err = w.Deactivate(ctx, branch, p.serial)
-	}
-	require.NoError(w.t, err)
-	return p.serial
-}
-
-func contains(all []string, one string) bool {
-	for _, a := range all {
-		if a == one {
-			return true
-		}
-	}
-	return false
-}
-
 func TestASuspendedTokenAcceptsNothingUntilResumed(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrol(card(1), "offline-60")

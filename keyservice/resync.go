@@ -99,7 +99,7 @@ func unsyncable(t token, r ResyncRequest) *Error {
 		return &Error{Code: CodeInvalid, Detail: "an SMS token has no clock or counter of its own; an issuer can unlock it"}
 	case len(r.First.Reveal()) != t.Policy.Digits || len(r.Second.Reveal()) != t.Policy.Digits:
 		return &Error{Code: CodeOTPMalformed, Detail: otp.ErrMalformed.Error()}
-	case t.Policy.PINDigits > 0 && t.PIN == nil:
+	case t.Status == Active && t.Policy.PINDigits > 0 && t.PIN == nil:
 		return noPIN()
 	}
 	return nil
