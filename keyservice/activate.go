@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"math/big"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,8 +23,9 @@ import (
 type ActivateRequest struct {
 	IdempotencyKey string // optional: a repeat with the same key gets the first answer
 
-	Serial   string
-	Subject  seed.Subject // required for cards; for accounts optional, but checked when given
+	Serial   string       // the token; without it, the one that class and subject have to make passwords offline
+	Class    string       // only without a serial
+	Subject  seed.Subject // required for cards and without a serial; for accounts optional, but checked when given
 	Code     seed.Code
 	DeviceID string
 	Channel  string
@@ -46,8 +48,58 @@ type ActivatedToken struct {
 // hardware token comes from its maker instead, and nothing is delivered. The same device may ask again until the token
 // is confirmed, and gets the same answer.
 func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateRequest) (ActivatedToken, error) {
-	var activated token
 	o := r.once()
+	if r.Serial != "" {
+		return s.activate(ctx, c, r, o)
+	}
+	serial, leave, err := s.activationSerial(ctx, c, r)
+	if err != nil {
+		return ActivatedToken{}, err
+	}
+	r.Serial = serial
+	t, err := s.activate(ctx, c, r, o)
+	if err == nil || slices.Contains(undecided, CodeOf(err)) {
+		leave()
+	}
+	return t, err
+}
+
+// activationSerial finds the token to activate by its subject. A subject that has none looks like a wrong code.
+func (s *Service) activationSerial(ctx context.Context, c authz.Caller, r ActivateRequest) (serial string, leave func(), err error) {
+	if err := s.authorise(ctx, c, authz.ActivateToken, ""); err != nil {
+		return "", nil, err
+	}
+	if err := checkSubject(r.Class, r.Subject); err != nil {
+		return "", nil, err
+	}
+	who, err := s.ownerOf(ctx, r.Class, r.Subject)
+	if err != nil {
+		return "", nil, err
+	}
+	if leave, err = s.failing.enter(c.Name, who.limited(), s.Clock()); err != nil {
+		return "", nil, s.tooManySubjects(ctx, c, authz.ActivateToken, "", err)
+	}
+	items, err := s.Store.Get(ctx, liveKey(r.Class, KindOffline, who.subject))
+	if err != nil {
+		return "", nil, storeError(err)
+	}
+	if items[0].Version == 0 {
+		_, err = s.decide(ctx, c, authz.ActivateToken, "", func() (decision, error) {
+			return refuse(CodeActivationWrong, wrongActivation), nil
+		})
+		return "", nil, err
+	}
+	p, err := unmac[pointer](s, items[0], "live token")
+	if err != nil {
+		return "", nil, s.failed(ctx, c, authz.ActivateToken, "", err)
+	}
+	return p.Serial, leave, nil
+}
+
+const wrongActivation = "the activation code does not belong to this serial and subject"
+
+func (s *Service) activate(ctx context.Context, c authz.Caller, r ActivateRequest, o once) (ActivatedToken, error) {
+	var activated token
 	o.again = func() (d decision, err error) {
 		activated, d, err = s.activatedBefore(ctx, r.Serial)
 		return d, err
@@ -66,7 +118,7 @@ func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateReques
 		}
 		if !right {
 			t.state.CodeTries++
-			return t, &Error{Code: CodeActivationWrong, Detail: "the activation code does not belong to this serial and subject"}, nil
+			return t, &Error{Code: CodeActivationWrong, Detail: wrongActivation}, nil
 		}
 		activated, bad, err = s.enrol(ctx, t, dev)
 		return activated, bad, err

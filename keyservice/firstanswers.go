@@ -19,7 +19,7 @@ func (r IssueRequest) once() once {
 
 func (r ActivateRequest) once() once {
 	return once{key: r.IdempotencyKey, says: []any{
-		r.Serial, r.Subject.Reveal(), r.Code.Reveal(), r.DeviceID, r.Channel, r.KeyDER, r.MakerSeed,
+		r.Serial, r.Class, r.Subject.Reveal(), r.Code.Reveal(), r.DeviceID, r.Channel, r.KeyDER, r.MakerSeed,
 	}}
 }
 

@@ -10,6 +10,55 @@ import (
 	"ramzban/keyservice/store"
 )
 
+// SubjectTokens shows a subject's live tokens to an issuer: at most one of each kind, the one for SMS first. None if it
+// has none.
+func (s *Service) SubjectTokens(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]TokenView, error) {
+	if err := s.authorise(ctx, c, authz.ReadToken, ""); err != nil {
+		return nil, err
+	}
+	if err := checkSubject(class, subject); err != nil {
+		return nil, err
+	}
+	who, err := s.ownerOf(ctx, class, subject)
+	if err != nil {
+		return nil, err
+	}
+	var views []TokenView
+	_, err = s.decide(ctx, c, authz.ReadToken, "", func() (d decision, err error) {
+		views, d, err = s.viewAll(ctx, liveKeys(class, who.subject))
+		return d, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return views, nil
+}
+
+// viewAll reads the tokens that these rows name, as of one moment.
+func (s *Service) viewAll(ctx context.Context, live []store.Key) ([]TokenView, decision, error) {
+	items, err := s.Store.Get(ctx, live...)
+	if err != nil {
+		return nil, decision{}, storeError(err)
+	}
+	views, d := []TokenView{}, decision{change: store.Change{Require: requireItems(items)}, entry: audit.Entry{Outcome: audit.Done}}
+	for _, it := range items {
+		if it.Version == 0 {
+			continue
+		}
+		t, err := s.loadLive(ctx, it)
+		if err != nil {
+			return nil, decision{}, err
+		}
+		v, err := s.view(ctx, t)
+		if err != nil {
+			return nil, decision{}, err
+		}
+		views = append(views, v)
+		d.join(decision{change: store.Change{Require: t.require}, entry: audit.Entry{Outcome: audit.Done, Serial: t.Serial}})
+	}
+	return views, d, nil
+}
+
 // DeactivateSubject ends every live token of a subject in one commit, and returns their serials; none if it has none.
 func (s *Service) DeactivateSubject(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]string, error) {
 	if err := s.authorise(ctx, c, authz.EndSubject, ""); err != nil {
