@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -96,4 +97,48 @@ func TestNoUseHasASlash(t *testing.T) {
 		_, err := New(context.Background(), c)
 		require.ErrorContains(t, err, "slash", use)
 	}
+}
+
+// A channel takes the profiles that its devices can serve, and only phones have a key to pin.
+func TestChannelsAndProfilesFit(t *testing.T) {
+	w := newWorld(t)
+	fits := map[string][]string{
+		ChannelApp: {"offline-60", "counter-6", "pin-60"}, ChannelPWA: {"offline-60", "counter-6", "pin-60"},
+		ChannelHardware: {"counter-6"}, ChannelSMS: {"sms-120"},
+	}
+	n := 0
+	for channel, profiles := range fits {
+		for _, profile := range []string{"offline-60", "counter-6", "pin-60", "sms-120"} {
+			for _, pinned := range []bool{false, true} {
+				n++
+				r := w.issueRequest(card(n), profile)
+				r.Channel = channel
+				if pinned {
+					r.DeviceKeySHA256 = make([]byte, 32)
+				}
+				_, err := w.Issue(context.Background(), branch, r)
+				allowed := slices.Contains(profiles, profile) && (!pinned || channel == ChannelApp || channel == ChannelPWA)
+				if allowed {
+					require.NoError(t, err, "%s of %s", profile, channel)
+				} else {
+					require.Equal(t, CodeInvalid, CodeOf(err), "%s of %s", profile, channel)
+				}
+			}
+		}
+	}
+}
+
+// What is lost on the way to an SMS token leaves nothing behind: no seed, no row.
+func TestAnSMSTokenIsMadeWholeOrNotAtAll(t *testing.T) {
+	w := newWorld(t)
+	r := w.issueRequest(card(1), "sms-120")
+	r.Channel = ChannelSMS
+	before := w.stored()
+	w.store.before = func(store.Change) error { return store.ErrFailed }
+	_, err := w.Issue(context.Background(), branch, r)
+	require.Equal(t, CodeStorageUnavailable, CodeOf(err))
+	require.Equal(t, before, w.stored())
+	w.store.before = nil
+	_, err = w.Issue(context.Background(), branch, r)
+	require.NoError(t, err)
 }
