@@ -45,6 +45,7 @@ var onlyIn = map[string]string{
 	"github.com/danielgtaylor/huma":    "api",
 	"github.com/spf13/cobra":           "cmd/ramzban",
 	"github.com/goccy/go-yaml":         "cmd/ramzban",
+	"github.com/vbauerster/mpb":        "cmd/ramzban",
 }
 
 // standardOnly are the leaves.
