@@ -1,6 +1,7 @@
 package keyservice
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"errors"
@@ -91,14 +92,14 @@ const idempotencyRows store.Key = "i/" // begins the keys of all of them
 // bucketOf begins the rows of one day, counted from 1970. The order of the rows is that of their days.
 func bucketOf(day uint32) store.Key { return idempotencyRows + store.Key(fmt.Sprintf("%010d/", day)) }
 
-// bucketsOf are those in which a request may stand that was decided within 24 hours, today's first.
+// bucketsOf are those in which a request may stand that was decided within 24 hours: tomorrow's, today's, and so on back.
+// If it was decided again later, the newest decision comes first.
 func bucketsOf(now time.Time) []store.Key {
-	today, oldest := dayOf(now), oldestDay(now)
-	buckets := []store.Key{bucketOf(today)}
-	for day := oldest; day < today; day++ {
+	var buckets []store.Key
+	for day := dayOf(now) + 1; day > oldestDay(now); day-- {
 		buckets = append(buckets, bucketOf(day))
 	}
-	return append(buckets, bucketOf(today+1))
+	return append(buckets, bucketOf(oldestDay(now)))
 }
 
 // oldestDay is the first of which a bucket is looked into.
@@ -148,7 +149,9 @@ func (r *idempotent) attempt(ctx context.Context, decide func() (decision, error
 	return r.keep(ctx, rows, d, answer())
 }
 
-// rows reads where the request may have been decided, today's row first.
+const todays = 1 // its place among the buckets
+
+// rows reads where the request may have been decided.
 func (r *idempotent) rows(ctx context.Context) ([]store.Item, error) {
 	var keys []store.Key
 	for _, bucket := range bucketsOf(r.Clock()) {
@@ -175,10 +178,10 @@ func (r *idempotent) keep(ctx context.Context, rows []store.Item, d decision, an
 	} else if o.Answer, err = store.Encode(answer); err != nil {
 		return decision{}, err
 	}
-	row, err := r.mac(rows[0].Key, o)
+	row, err := r.mac(rows[todays].Key, o)
 	d.change.Require = append(d.change.Require, requireItems(rows)...)
 	d.change.Put = append(d.change.Put, row)
-	d.entry.Key = r.id
+	d.entry.Key = []byte(row.Key)
 	return d, err
 }
 
@@ -200,7 +203,7 @@ func (r *idempotent) repeat(ctx context.Context, row store.Item) (decision, erro
 	if !hmac.Equal(sum, o.Request.Sum) {
 		return refuse(CodeKeyReused, "this idempotency key belongs to a request that said something else: use a new key for a new request"), nil
 	}
-	first, err := r.decisionEntry(ctx, o.After, r.id)
+	first, err := r.decisionEntry(ctx, o.After, []byte(row.Key))
 	if err != nil {
 		return decision{}, err
 	}
@@ -217,7 +220,7 @@ func (r *idempotent) answerAgain(o outcome, first LoggedEntry) (d decision, err 
 		}
 	}
 	r.first, r.index = &o, first.Index
-	d.entry = audit.Entry{Outcome: audit.Repeated, Reason: first.Reason, Serial: first.Serial, Use: first.Use, Key: r.id}
+	d.entry = audit.Entry{Outcome: audit.Repeated, Reason: first.Reason, Serial: first.Serial, Use: first.Use, Key: first.Key}
 	return d, nil
 }
 
@@ -227,14 +230,14 @@ const maxLogSearch = 1 << 16
 
 var errFound = errors.New("found")
 
-// decisionEntry finds the entry of the decision that was taken under an idempotency key. One that cannot be found is an
-// error: the answer that names it cannot be given again.
-func (s *Service) decisionEntry(ctx context.Context, after uint64, id []byte) (found LoggedEntry, err error) {
+// decisionEntry finds the entry of the decision that wrote an idempotency row. One that cannot be found is an error: the
+// answer that names it cannot be given again.
+func (s *Service) decisionEntry(ctx context.Context, after uint64, row []byte) (found LoggedEntry, err error) {
 	err = s.scanGenuine(ctx, after, func(e LoggedEntry) error {
 		switch {
 		case e.Index-after >= maxLogSearch:
 			return fmt.Errorf("the entry of the first decision is not among the %d from %d on", maxLogSearch, after)
-		case e.Outcome == audit.Repeated || !hmac.Equal(e.Key, id):
+		case e.Outcome == audit.Repeated || !bytes.Equal(e.Key, row):
 			return nil
 		}
 		found = e

@@ -422,6 +422,29 @@ func TestTwoNodesAcrossMidnightDecideOnce(t *testing.T) {
 	}
 }
 
+// A decision that depends on nothing else that another would change is taken once too: the row's absence is a
+// precondition of its own, in every bucket.
+func TestARequestThatIsDecidedMeanwhileIsARepeat(t *testing.T) {
+	for _, apart := range []time.Duration{0, -23 * time.Hour, 23 * time.Hour} {
+		w := newWorld(t)
+		p := w.enrol(card(1), "offline-60")
+		r := VerifyRequest{IdempotencyKey: "k", Serial: p.serial, Use: "login", OTP: p.password()}
+		other := w.Service
+		other.Clock = (&fakeClock{now: w.clock.Now().Add(apart)}).Now
+		w.restart()
+		var meanwhile Verdict
+		w.store.before = func(store.Change) (err error) {
+			w.store.before = nil
+			meanwhile, err = other.Verify(context.Background(), coreBanking, r)
+			return err
+		}
+		v, err := w.Verify(context.Background(), coreBanking, r)
+		require.NoError(t, err)
+		require.Equal(t, ReasonNotConnected, meanwhile.Reason)
+		require.Equal(t, again(meanwhile), v, "%v apart", apart)
+	}
+}
+
 // A row that was edited, or put in another's place, is an alarm: the request is not decided again, nor answered.
 func TestAnEditedIdempotencyRowIsSeen(t *testing.T) {
 	w := newWorld(t)

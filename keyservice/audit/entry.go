@@ -42,7 +42,7 @@ type Entry struct {
 	Next       uint64  `cbor:"12,keyasint,omitempty"` // lowest acceptable moving factor, after
 	Budget     uint64  `cbor:"13,keyasint,omitempty"` // sequence number of the guess budget, after
 	State      uint64  `cbor:"14,keyasint,omitempty"` // sequence number of the token's state, after
-	Key        []byte  `cbor:"15,keyasint,omitempty"` // keyed digest of caller, action and idempotency key; a repeat has that of the first
+	Key        []byte  `cbor:"15,keyasint,omitempty"` // of the idempotency row: day, and keyed digest of caller, action and idempotency key; a repeat has that of the first
 	Also       []Part  `cbor:"16,keyasint,omitempty"` // further tokens of the same decision
 }
 
