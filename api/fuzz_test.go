@@ -69,6 +69,7 @@ func FuzzBodies(f *testing.F) {
 		require.NoError(t, err)
 		require.Less(t, r.status, 500, r.body)
 		if r.status >= 400 {
+			checkDocumented(t, to.method, path, r)
 			r.problem(t)
 			require.NotContains(t, r.body, unique)
 		} else {

@@ -140,6 +140,11 @@ func TestBadHardware(t *testing.T) {
 		{"a password with a space", "activator", hardwarePath + "/confirmation", wire.ConfirmationRequest{OTP: "49203 "}, 422, "otp_malformed", 0},
 		{"another device's password", "activator", hardwarePath + "/confirmation", wire.ConfirmationRequest{OTP: other(b, 0)}, 403, "proof_wrong", 1},
 	})
+	for range 4 {
+		require.Equal(t, "proof_wrong", confirm(hardwarePath, wire.ConfirmationRequest{OTP: other(b, 0)}).problem(t).Code)
+	}
+	right := &fob{bank: b, seed: make([]byte, 20)}
+	require.Equal(t, "activation_code_exhausted", confirm(hardwarePath, wire.ConfirmationRequest{OTP: right.password()}).problem(t).Code)
 }
 
 // other is a password that a device with an all-zero seed makes for none of the first counters.

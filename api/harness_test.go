@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -169,7 +171,42 @@ func (w *world) sendWith(c *http.Client, method, path, body string, headers ...s
 	w.t.Helper()
 	r, err := w.try(c, method, path, body, headers...)
 	require.NoError(w.t, err)
+	checkDocumented(w.t, method, path, r)
 	return r
+}
+
+// checkDocumented fails the test if a route answered with a problem that the OpenAPI document does not name for it.
+func checkDocumented(t testing.TB, method, path string, r reply) {
+	t.Helper()
+	if r.status < 400 {
+		return
+	}
+	if op, is := documentedOperation(t, method, path); is {
+		code := r.problem(t).Code
+		require.Contains(t, op.Responses[strconv.Itoa(r.status)].Content["application/problem+json"].Examples, code, method+" "+op.ID)
+	}
+}
+
+// documented is what every server's OpenAPI document says; read from a server of its own, whose limits no test sets.
+var (
+	documentOnce sync.Once
+	documented   document
+)
+
+// documentedOperation finds a request's; the path with the fewest parameters counts, as for the server.
+func documentedOperation(t testing.TB, method, path string) (op operation, is bool) {
+	t.Helper()
+	documentOnce.Do(func() { documented = start(t, &recorder{}, nil).document(t) })
+	fewest := len(path)
+	path, _, _ = strings.Cut(path, "?")
+	for pattern, item := range documented.Paths {
+		form := regexp.MustCompile("^" + placeholder.ReplaceAllString(pattern, "[^/]+") + "$")
+		if n := strings.Count(pattern, "{"); n < fewest && form.MatchString(path) {
+			fewest = n
+			op, is = item[strings.ToLower(method)]
+		}
+	}
+	return op, is
 }
 
 func (w *world) try(c *http.Client, method, path, body string, headers ...string) (reply, error) {

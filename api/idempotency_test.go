@@ -76,9 +76,9 @@ func TestRepeatedAnswersAreMarked(t *testing.T) {
 		require.Less(t, r.status, 300, r.body)
 		require.Equal(t, "true", r.header.Get("Idempotency-Replayed"), to.route)
 		for _, repeated := range []bool{true, false} {
-			fail = &keyservice.Error{Code: keyservice.CodeTokenNotFound, Detail: "no", Repeated: repeated}
+			fail = &keyservice.Error{Code: keyservice.CodeTampered, Detail: "no", Repeated: repeated}
 			r = w.send(to.client, "POST", concrete.Replace(path), to.body, "Idempotency-Key: k-1")
-			require.Equal(t, "token_not_found", r.problem(t).Code)
+			require.Equal(t, "record_tampered", r.problem(t).Code)
 			require.Equal(t, repeated, r.header.Get("Idempotency-Replayed") == "true", to.route)
 		}
 	}

@@ -59,8 +59,8 @@ func (s *Server) enrolmentRoutes() {
 		keyservice.CodeActivationWrong, keyservice.CodeSeedInvalid), s.activate)
 	handle(s, tokenRoute(post, "/confirmation", "confirm", authz.Activator, "Prove that the device has the seed",
 		"Makes a pending token active. A phone gives a `proof`, which uses up no password. A hardware token can make nothing but "+
-			"passwords: it gives one as `otp`, which is used up.",
-		keyservice.CodeTransition, keyservice.CodeProofWrong, keyservice.CodeOTPMalformed), s.confirm)
+			"passwords: it gives one as `otp`, which is used up; five wrong ones end the attempt.",
+		keyservice.CodeTransition, keyservice.CodeProofWrong, keyservice.CodeOTPMalformed, keyservice.CodeActivationExhausted), s.confirm)
 	handle(s, route{
 		method: get, path: "/v1/import-key", id: "import-key", role: authz.Activator, status: http.StatusOK,
 		summary: "Show the key for makers of hardware tokens",
