@@ -22,6 +22,8 @@ var fuzzed = []struct{ client, method, path string }{
 	{"issuer", "PUT", "/v1/tokens/{serial}/pin"},
 	{"activator", "POST", "/v1/tokens/{serial}/resync"},
 	{"verifier", "POST", "/v1/challenges"},
+	{"activator", "POST", "/v1/activations"},
+	{"issuer", "POST", "/v1/subjects/tokens"},
 	{"issuer", "POST", "/v1/subjects/deactivations"},
 }
 

@@ -37,8 +37,10 @@ type (
 	tokenInput struct {
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
 	}
-	subjectInput struct {
-		Body wire.SubjectDeactivationRequest
+	subjectInput           struct{ Body wire.SubjectRequest }
+	subjectActivationInput struct {
+		IdempotencyKey string `header:"Idempotency-Key"`
+		Body           wire.SubjectActivationRequest
 	}
 	noInput struct{}
 )
@@ -62,11 +64,21 @@ func (s *Server) renewCode(ctx context.Context, c authz.Caller, in *tokenInput) 
 }
 
 func (s *Server) activate(ctx context.Context, c authz.Caller, in *activateInput) (wire.ActivationAnswer, error) {
-	r := keyservice.ActivateRequest{
+	return s.activateOn(ctx, c, in.Body.Device, keyservice.ActivateRequest{
 		IdempotencyKey: in.IdempotencyKey, Serial: in.Serial, Subject: seed.NewSubject(in.Body.Subject),
 		Code: seed.NewCode(in.Body.ActivationCode), MakerSeed: in.Body.MakerSeed,
-	}
-	if d := in.Body.Device; d != nil {
+	})
+}
+
+func (s *Server) activateSubject(ctx context.Context, c authz.Caller, in *subjectActivationInput) (wire.ActivationAnswer, error) {
+	return s.activateOn(ctx, c, in.Body.Device, keyservice.ActivateRequest{
+		IdempotencyKey: in.IdempotencyKey, Class: in.Body.Class, Subject: seed.NewSubject(in.Body.Subject),
+		Code: seed.NewCode(in.Body.ActivationCode), MakerSeed: in.Body.MakerSeed,
+	})
+}
+
+func (s *Server) activateOn(ctx context.Context, c authz.Caller, d *wire.Device, r keyservice.ActivateRequest) (wire.ActivationAnswer, error) {
+	if d != nil {
 		r.DeviceID, r.Channel, r.KeyDER = d.ID, d.Channel, d.PublicKey
 	}
 	t, err := s.Service.Activate(ctx, c, r)
@@ -119,6 +131,15 @@ func (s *Server) deactivate(ctx context.Context, c authz.Caller, in *tokenInput)
 func (s *Server) unlock(ctx context.Context, c authz.Caller, in *tokenInput) (wire.StatusAnswer, error) {
 	status, err := s.Service.Unlock(ctx, c, in.Serial)
 	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
+}
+
+func (s *Server) subjectTokens(ctx context.Context, c authz.Caller, in *subjectInput) (wire.SubjectTokensAnswer, error) {
+	views, err := s.Service.SubjectTokens(ctx, c, in.Body.Class, seed.NewSubject(in.Body.Subject))
+	a := wire.SubjectTokensAnswer{Tokens: make([]wire.TokenAnswer, len(views))}
+	for i, v := range views {
+		a.Tokens[i] = tokenAnswer(v)
+	}
+	return a, err
 }
 
 func (s *Server) deactivateSubject(ctx context.Context, c authz.Caller, in *subjectInput) (wire.SubjectDeactivationAnswer, error) {

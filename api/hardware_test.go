@@ -170,7 +170,7 @@ func TestAllOfACustomer(t *testing.T) {
 	p, sms, neighbour := b.enrolled(1), b.optIn(1), b.enrolled(2)
 	message := b.sent(1, nil)
 	end := func(n int) []string {
-		r := b.post("issuer", "/v1/subjects/deactivations", wire.SubjectDeactivationRequest{Class: "card", Subject: card(n)})
+		r := b.post("issuer", "/v1/subjects/deactivations", wire.SubjectRequest{Class: "card", Subject: card(n)})
 		return decode[wire.SubjectDeactivationAnswer](t, r).Serials
 	}
 	require.ElementsMatch(t, []string{p.serial, sms.Serial}, end(1))
@@ -180,7 +180,7 @@ func TestAllOfACustomer(t *testing.T) {
 	require.Equal(t, "mismatch", b.verify(bySubject(1, p.password(), nil)).Reason)
 	require.Equal(t, "mismatch", b.verify(bySubject(1, message.Code, nil)).Reason)
 	require.Equal(t, "accepted", b.verify(neighbour.request()).Result)
-	again := b.post("issuer", "/v1/subjects/deactivations", wire.SubjectDeactivationRequest{Class: "card", Subject: card(1)})
+	again := b.post("issuer", "/v1/subjects/deactivations", wire.SubjectRequest{Class: "card", Subject: card(1)})
 	require.JSONEq(t, `{"serials":[]}`, again.body)
 	require.Equal(t, "issued", b.issue(1).Status, "the card may have another token")
 	require.Equal(t, "active", b.optIn(1).Status)
@@ -196,7 +196,7 @@ func TestAllOfACustomer(t *testing.T) {
 	require.ElementsMatch(t, []string{p.serial, sms.Serial}, both)
 	require.NotContains(t, b.log.String()+page.body, card(1))
 	mistyped := strings.Replace(card(1), "603799", "603798", 1)
-	bad := b.post("issuer", "/v1/subjects/deactivations", wire.SubjectDeactivationRequest{Class: "card", Subject: mistyped})
+	bad := b.post("issuer", "/v1/subjects/deactivations", wire.SubjectRequest{Class: "card", Subject: mistyped})
 	require.Equal(t, "subject_invalid", bad.problem(t).Code)
 	require.NotContains(t, b.log.String()+bad.body, mistyped)
 }

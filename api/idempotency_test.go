@@ -19,6 +19,7 @@ import (
 var keyedRoutes = []struct{ route, client, use, body string }{
 	{"post /v1/tokens", "issuer", "issue", issueBody},
 	{"post /v1/tokens/{serial}/activation", "activator", "activate", activationBody},
+	{"post /v1/activations", "activator", "activate", subjectActivationBody},
 	{"post /v1/verifications", "verifier", "verify", verifyBody},
 	{"post /v1/challenges", "verifier", "challenge", challengeBody},
 }

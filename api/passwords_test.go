@@ -17,6 +17,8 @@ const (
 	challengeBody   = `{"class":"card","subject":"6037991234567893","use":"second-pin"}`
 	transactionBody = `{"class":"card","subject":"6037991234567893","use":"second-pin","transaction":{"amount":"1500000","currency":"IRR","payee":"6037997551493320"}}`
 	activationBody  = `{"activation_code":"83920174","device":{"id":"a1b2","channel":"app","public_key":"a2V5"}}`
+
+	subjectActivationBody = `{"class":"card","subject":"6037991234567893","activation_code":"83920174","device":{"id":"a1b2","channel":"app","public_key":"a2V5"}}`
 )
 
 // inputs are what the use cases were called with, by use case.
@@ -90,7 +92,7 @@ func TestTokenRoutesReachTheirUseCases(t *testing.T) {
 	status, err = issuer.Unlock(ctx, "402519938461")
 	require.NoError(t, err)
 	require.Equal(t, wire.StatusAnswer{Serial: "402519938461", Status: "active"}, status)
-	ended, err := issuer.DeactivateSubject(ctx, wire.SubjectDeactivationRequest{Class: "card", Subject: "6037991234567893"})
+	ended, err := issuer.DeactivateSubject(ctx, wire.SubjectRequest{Class: "card", Subject: "6037991234567893"})
 	require.NoError(t, err)
 	require.Equal(t, []string{"402519938461"}, ended.Serials)
 	shown, err := issuer.Token(ctx, "402519938461")

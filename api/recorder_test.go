@@ -160,6 +160,10 @@ func (r *recorder) Resync(ctx context.Context, c authz.Caller, in keyservice.Res
 	return keyservice.ResyncVerdict{Accepted: true, Drift: 2 * time.Minute, AuditIndex: 7}, r.note(ctx, "resync", c, in)
 }
 
+func (r *recorder) SubjectTokens(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]keyservice.TokenView, error) {
+	return []keyservice.TokenView{{Serial: someToken.Serial}}, r.note(ctx, "subject-tokens", c, endSubject{class, subject})
+}
+
 func (r *recorder) DeactivateSubject(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]string, error) {
 	return []string{someToken.Serial}, r.note(ctx, "deactivate-subject", c, endSubject{class, subject})
 }

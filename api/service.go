@@ -24,6 +24,7 @@ type Service interface {
 	SetPIN(ctx context.Context, c authz.Caller, serial string, pin seed.PIN) (keyservice.Status, error)
 	Unlock(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error)
 	Resync(ctx context.Context, c authz.Caller, r keyservice.ResyncRequest) (keyservice.ResyncVerdict, error)
+	SubjectTokens(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]keyservice.TokenView, error)
 	DeactivateSubject(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]string, error)
 	ImportKey(ctx context.Context, c authz.Caller) ([]byte, error)
 	Challenge(ctx context.Context, c authz.Caller, r keyservice.ChallengeRequest) (keyservice.Challenge, error)

@@ -107,6 +107,8 @@ func matrix(serial string) []matrixRow {
 		{"put /v1/tokens/{serial}/pin", authz.Issuer, `{"pin":"27182818"}`, 422, "request_invalid"},
 		{"post /v1/tokens/{serial}/unlock", authz.Issuer, "", 200, ""},
 		{"post /v1/challenges", authz.Verifier, strings.Replace(challengeBody, "6037991234567893", card(77), 1), 409, "not_opted_in"},
+		{"post /v1/activations", authz.Activator, fmt.Sprintf(`{"class":"card","subject":%q,"activation_code":"00000000"}`, card(79)), 403, "activation_code_wrong"},
+		{"post /v1/subjects/tokens", authz.Issuer, fmt.Sprintf(`{"class":"card","subject":%q}`, card(78)), 200, ""},
 		{"post /v1/subjects/deactivations", authz.Issuer, fmt.Sprintf(`{"class":"card","subject":%q}`, card(78)), 200, ""},
 		{"get /v1/import-key", authz.Activator, "", 200, ""},
 		{"post /v1/codes/{id}/collection", authz.Courier, "", 404, "code_not_found"},

@@ -30,6 +30,13 @@ func (s *Server) tokenRoutes() {
 	handle(s, tokenRoute(post, "/deactivate", "deactivate", authz.Issuer, "Deactivate a token for ever",
 		"Its seed is forgotten, and the subject may be issued another token.", keyservice.CodeTransition), s.deactivate)
 	handle(s, route{
+		method: post, path: "/v1/subjects/tokens", id: "subject-tokens", role: authz.Issuer, status: http.StatusOK,
+		summary: "Show a customer's tokens",
+		description: "For who has the customer's card but not the serial. The subject stands in the body: card numbers never stand " +
+			"in a URL. No secret is in the answer.",
+		codes: []keyservice.Code{keyservice.CodeSubjectInvalid, keyservice.CodeTampered},
+	}, s.subjectTokens)
+	handle(s, route{
 		method: post, path: "/v1/subjects/deactivations", id: "deactivate-subject", role: authz.Issuer, status: http.StatusOK,
 		summary: "Deactivate all tokens of a customer",
 		description: "Offline and SMS tokens alike, all at once. The subject stands in the body: card numbers never stand in a URL. " +
@@ -57,6 +64,14 @@ func (s *Server) enrolmentRoutes() {
 		keyservice.CodeDeviceKeyInvalid, keyservice.CodeTransition, keyservice.CodeChannelOther, keyservice.CodeDeviceKeyNotPinned,
 		keyservice.CodeDeviceOther, keyservice.CodeActivationExpired, keyservice.CodeActivationExhausted,
 		keyservice.CodeActivationWrong, keyservice.CodeSeedInvalid), s.activate)
+	handle(s, route{
+		method: post, path: "/v1/activations", id: "activate-subject", role: authz.Activator, status: http.StatusOK,
+		summary: "Activate a customer's token without its serial",
+		description: "As `activate`, for a customer who was given a code but no serial: the token is the one that the subject has to " +
+			"make passwords offline. A subject that has none is answered like a wrong code.",
+		codes: []keyservice.Code{keyservice.CodeSubjectInvalid, keyservice.CodeTooManySubjects, keyservice.CodeTokenNotFound, keyservice.CodeTampered,
+			keyservice.CodeDeviceKeyInvalid, keyservice.CodeTransition, keyservice.CodeChannelOther, keyservice.CodeDeviceKeyNotPinned, keyservice.CodeDeviceOther, keyservice.CodeActivationExpired, keyservice.CodeActivationExhausted, keyservice.CodeActivationWrong, keyservice.CodeSeedInvalid},
+	}, s.activateSubject)
 	handle(s, tokenRoute(post, "/confirmation", "confirm", authz.Activator, "Prove that the device has the seed",
 		"Makes a pending token active. A phone gives a `proof`, which uses up no password. A hardware token can make nothing but "+
 			"passwords: it gives one as `otp`, which is used up; five wrong ones end the attempt.",

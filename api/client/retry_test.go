@@ -154,7 +154,7 @@ func TestChangesAreNotRepeated(t *testing.T) {
 			return err
 		},
 		"POST /v1/subjects/deactivations": func(ctx context.Context, c *client.Client) error {
-			_, err := c.DeactivateSubject(ctx, wire.SubjectDeactivationRequest{Class: "card", Subject: "1"})
+			_, err := c.DeactivateSubject(ctx, wire.SubjectRequest{Class: "card", Subject: "1"})
 			return err
 		},
 	} {

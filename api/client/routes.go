@@ -39,6 +39,11 @@ func (c *Client) Activate(ctx context.Context, serial string, r wire.ActivationR
 	return call[wire.ActivationAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "activation"), r)
 }
 
+// ActivateSubject is Activate without the serial. Role: activator.
+func (c *Client) ActivateSubject(ctx context.Context, r wire.SubjectActivationRequest) (wire.ActivationAnswer, error) {
+	return call[wire.ActivationAnswer](ctx, c, http.MethodPost, c.at("activations"), r)
+}
+
 // Confirm hands over the device's proof that it has the seed. Role: activator.
 func (c *Client) Confirm(ctx context.Context, serial string, r wire.ConfirmationRequest) (wire.StatusAnswer, error) {
 	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "confirmation"), r)
@@ -79,8 +84,13 @@ func (c *Client) Deactivate(ctx context.Context, serial string) (wire.StatusAnsw
 	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "deactivate"), nil)
 }
 
+// SubjectTokens shows a subject's live tokens. Role: issuer.
+func (c *Client) SubjectTokens(ctx context.Context, r wire.SubjectRequest) (wire.SubjectTokensAnswer, error) {
+	return call[wire.SubjectTokensAnswer](ctx, c, http.MethodPost, c.at("subjects", "tokens"), r)
+}
+
 // DeactivateSubject ends all live tokens of a subject for good. Role: issuer.
-func (c *Client) DeactivateSubject(ctx context.Context, r wire.SubjectDeactivationRequest) (wire.SubjectDeactivationAnswer, error) {
+func (c *Client) DeactivateSubject(ctx context.Context, r wire.SubjectRequest) (wire.SubjectDeactivationAnswer, error) {
 	return call[wire.SubjectDeactivationAnswer](ctx, c, http.MethodPost, c.at("subjects", "deactivations"), r)
 }
 

@@ -62,6 +62,15 @@ type ActivationRequest struct {
 	MakerSeed      []byte  `json:"maker_seed,omitempty" maxLength:"4096" doc:"Of hardware tokens: base64 of the seed as its maker wrapped it to the key of GET /v1/import-key (RSA-OAEP with SHA-1, MGF1-SHA-1, no label)"`
 }
 
+// SubjectActivationRequest activates a token on one device by its subject (POST /v1/activations).
+type SubjectActivationRequest struct {
+	Class          string  `json:"class" enum:"card,account" doc:"Kind of subject" example:"card"`
+	Subject        string  `json:"subject" minLength:"1" maxLength:"64" doc:"Card number or account id the token was issued for" example:"6037991234567893"`
+	ActivationCode string  `json:"activation_code" pattern:"^[0-9]{8}$" doc:"The code the customer received" example:"83920174"`
+	Device         *Device `json:"device,omitempty" doc:"The one device that will hold the token; required unless it is hardware"`
+	MakerSeed      []byte  `json:"maker_seed,omitempty" maxLength:"4096" doc:"Of hardware tokens: as in POST /v1/tokens/{serial}/activation"`
+}
+
 // WrappedSeed is a seed only the device can open.
 type WrappedSeed struct {
 	Alg     string `json:"alg" enum:"RSA-OAEP" doc:"RSA-OAEP with SHA-1, MGF1-SHA-1 and no label"`
@@ -190,10 +199,16 @@ type PINRequest struct {
 	PIN string `json:"pin" pattern:"^[0-9]{4,12}$" doc:"As many digits as the token's profile wants; only its digest is kept, encrypted" example:"27182818"`
 }
 
-// SubjectDeactivationRequest ends all tokens of a customer (POST /v1/subjects/deactivations).
-type SubjectDeactivationRequest struct {
+// SubjectRequest names a customer in a body, since card numbers never stand in a URL (POST /v1/subjects/tokens and
+// /v1/subjects/deactivations).
+type SubjectRequest struct {
 	Class   string `json:"class" enum:"card,account" doc:"Kind of subject" example:"card"`
 	Subject string `json:"subject" minLength:"1" maxLength:"64" doc:"Card number or account id" example:"6037991234567893"`
+}
+
+// SubjectTokensAnswer shows a customer's live tokens.
+type SubjectTokensAnswer struct {
+	Tokens []TokenAnswer `json:"tokens" doc:"At most one of each kind; empty when the subject has no live token"`
 }
 
 // SubjectDeactivationAnswer names the tokens that ended.
