@@ -88,7 +88,7 @@ type idempotencyKey struct{}
 
 // WithIdempotencyKey returns a context whose calls carry the key: 1 to 128 printable ASCII characters without spaces. A call
 // that is repeated with the same key and request, within a day, gets the first answer again and does nothing twice. Verify,
-// Challenge, Issue and Activate take one; the service refuses it on other calls. Draw a fresh random key, such as
+// Challenge, Issue, Activate and ActivateSubject take one; the service refuses it on other calls. Draw a fresh random key, such as
 // crypto/rand.Text makes, for each new request.
 func WithIdempotencyKey(ctx context.Context, key string) context.Context {
 	return context.WithValue(ctx, idempotencyKey{}, key)
