@@ -48,88 +48,117 @@ type ActivatedToken struct {
 // hardware token comes from its maker instead, and nothing is delivered. The same device may ask again until the token
 // is confirmed, and gets the same answer.
 func (s *Service) Activate(ctx context.Context, c authz.Caller, r ActivateRequest) (ActivatedToken, error) {
-	o := r.once()
-	if r.Serial != "" {
-		return s.activate(ctx, c, r, o)
+	if err := s.authorise(ctx, c, authz.ActivateToken, r.Serial); err != nil {
+		return ActivatedToken{}, err
 	}
-	serial, leave, err := s.activationSerial(ctx, c, r)
+	who, err := s.whoActivates(ctx, r)
 	if err != nil {
 		return ActivatedToken{}, err
 	}
-	r.Serial = serial
-	t, err := s.activate(ctx, c, r, o)
-	if err == nil || slices.Contains(undecided, CodeOf(err)) {
-		leave()
-	}
-	return t, err
-}
-
-// activationSerial finds the token to activate by its subject. A subject that has none looks like a wrong code.
-func (s *Service) activationSerial(ctx context.Context, c authz.Caller, r ActivateRequest) (serial string, leave func(), err error) {
-	if err := s.authorise(ctx, c, authz.ActivateToken, ""); err != nil {
-		return "", nil, err
-	}
-	if err := checkSubject(r.Class, r.Subject); err != nil {
-		return "", nil, err
-	}
-	who, err := s.ownerOf(ctx, r.Class, r.Subject)
+	unlock, err := s.locks.lock(ctx, who.serials...)
 	if err != nil {
-		return "", nil, err
+		return ActivatedToken{}, err
 	}
-	if leave, err = s.failing.enter(c.Name, who.limited(), s.Clock()); err != nil {
-		return "", nil, s.tooManySubjects(ctx, c, authz.ActivateToken, "", err)
-	}
-	items, err := s.Store.Get(ctx, liveKey(r.Class, KindOffline, who.subject))
-	if err != nil {
-		return "", nil, storeError(err)
-	}
-	if items[0].Version == 0 {
-		_, err = s.decide(ctx, c, authz.ActivateToken, "", func() (decision, error) {
-			return refuse(CodeActivationWrong, wrongActivation), nil
-		})
-		return "", nil, err
-	}
-	p, err := unmac[pointer](s, items[0], "live token")
-	if err != nil {
-		return "", nil, s.failed(ctx, c, authz.ActivateToken, "", err)
-	}
-	return p.Serial, leave, nil
-}
-
-const wrongActivation = "the activation code does not belong to this serial and subject"
-
-func (s *Service) activate(ctx context.Context, c authz.Caller, r ActivateRequest, o once) (ActivatedToken, error) {
-	var activated token
-	o.again = func() (d decision, err error) {
-		activated, d, err = s.activatedBefore(ctx, r.Serial)
-		return d, err
-	}
-	repeated, err := s.changeOnce(ctx, c, authz.ActivateToken, r.Serial, o, func(t token) (token, *Error, error) {
-		dev, bad := parseHolder(r)
-		if bad != nil {
-			return t, bad, nil
-		}
-		if no := s.activatable(t, dev); no != nil {
-			return t, no, nil
-		}
-		right, err := s.rightCode(ctx, t, r)
-		if err != nil {
-			return t, nil, err
-		}
-		if !right {
-			t.state.CodeTries++
-			return t, &Error{Code: CodeActivationWrong, Detail: wrongActivation}, nil
-		}
-		activated, bad, err = s.enrol(ctx, t, dev)
-		return activated, bad, err
-	})
+	defer unlock()
+	activated, done, err := s.activate(ctx, c, r, who)
 	if err != nil {
 		return ActivatedToken{}, err
 	}
 	return ActivatedToken{
-		Serial: activated.Serial, Status: activated.Status, Seed: activated.Delivery, Policy: activated.Policy, Repeated: repeated,
+		Serial: activated.Serial, Status: activated.Status, Seed: activated.Delivery, Policy: activated.Policy, Repeated: done.repeated,
 		ServerTime: s.Clock().UTC(), // of a repeat too: a phone sets its clock by it
 	}, nil
+}
+
+// whoActivates checks how the request names its token, and finds what to lock.
+func (s *Service) whoActivates(ctx context.Context, r ActivateRequest) (owner, error) {
+	if r.Serial != "" {
+		return owner{serials: []string{r.Serial}}, checkSerial(r.Serial)
+	}
+	if err := checkSubject(r.Class, r.Subject); err != nil {
+		return owner{}, err
+	}
+	return s.ownerOf(ctx, r.Class, r.Subject)
+}
+
+// activate decides the request, once if it carries an idempotency key. A caller that names subjects may fail for few of
+// them only.
+func (s *Service) activate(ctx context.Context, c authz.Caller, r ActivateRequest, who owner) (activated token, done settled, err error) {
+	leave, full := func() {}, error(nil)
+	if r.Serial == "" {
+		leave, full = s.failing.enter(c.Name, who.limited(), s.Clock())
+	}
+	o := r.once()
+	o.again = func(first LoggedEntry) (d decision, err error) {
+		activated, d, err = s.activatedBefore(ctx, first.Serial)
+		return d, err
+	}
+	_, done, err = decideOnce(ctx, s, c, authz.ActivateToken, r.Serial, o, func() (_ struct{}, d decision, err error) {
+		if full != nil {
+			return struct{}{}, d, s.tooManySubjects(ctx, c, authz.ActivateToken, "", full)
+		}
+		activated, d, err = s.activation(ctx, r, who)
+		return struct{}{}, d, err
+	})
+	if full == nil && (done.repeated || err == nil || slices.Contains(undecided, CodeOf(err))) {
+		leave()
+	}
+	return activated, done, err
+}
+
+// activation decides one activation, from the store as it is now. A subject that has no token looks like a wrong code.
+func (s *Service) activation(ctx context.Context, r ActivateRequest, who owner) (activated token, d decision, err error) {
+	serial, err := s.activationSerial(ctx, r, who)
+	if err != nil {
+		return token{}, decision{}, err
+	}
+	if serial == "" {
+		return token{}, refuse(CodeActivationWrong, wrongActivation), nil
+	}
+	d, err = s.changeOf(ctx, serial, func(t token) (_ token, refused *Error, err error) {
+		activated, refused, err = s.bindDevice(ctx, t, r)
+		return activated, refused, err
+	})
+	d.entry.Serial = serial
+	return activated, d, err
+}
+
+// activationSerial finds the token to activate; "" if the subject has none.
+func (s *Service) activationSerial(ctx context.Context, r ActivateRequest, who owner) (string, error) {
+	if r.Serial != "" {
+		return r.Serial, nil
+	}
+	items, err := s.Store.Get(ctx, liveKey(r.Class, KindOffline, who.subject))
+	if err != nil {
+		return "", storeError(err)
+	}
+	if items[0].Version == 0 {
+		return "", nil
+	}
+	p, err := unmac[pointer](s, items[0], "live token")
+	return p.Serial, err
+}
+
+const wrongActivation = "the activation code does not belong to this serial and subject"
+
+// bindDevice gives the token to the request's device, or says why not. A wrong code uses up a try.
+func (s *Service) bindDevice(ctx context.Context, t token, r ActivateRequest) (token, *Error, error) {
+	dev, bad := parseHolder(r)
+	if bad != nil {
+		return t, bad, nil
+	}
+	if no := s.activatable(t, dev); no != nil {
+		return t, no, nil
+	}
+	right, err := s.rightCode(ctx, t, r)
+	if err != nil {
+		return t, nil, err
+	}
+	if !right {
+		t.state.CodeTries++
+		return t, &Error{Code: CodeActivationWrong, Detail: wrongActivation}, nil
+	}
+	return s.enrol(ctx, t, dev)
 }
 
 // device is what a token is activated on: a phone with its checked key, or a hardware token with its maker's seed.

@@ -39,9 +39,9 @@ type once struct {
 	key  string // the caller's; "": the request is no repeat of any other
 	says []any  // every field of the request, secrets too: only a request that says the same is a repeat
 
-	// again makes the first answer again, where a row must not keep it, and decides what the log says of it. nil: the
-	// row has the answer.
-	again func() (decision, error)
+	// again makes the first answer again, where a row must not keep it, from the entry of its decision. It may refuse.
+	// nil: the row has the answer.
+	again func(LoggedEntry) (decision, error)
 }
 
 // decideOnce is decide for use cases whose requests may carry an idempotency key. fn decides and returns the answer,
@@ -215,7 +215,7 @@ func (r *idempotent) answerAgain(o outcome, first LoggedEntry) (d decision, err 
 	if o.Code != "" {
 		d.refusal = &Error{Code: o.Code, Detail: o.Detail, RetryAfter: o.RetryAfter, Repeated: true}
 	} else if r.again != nil {
-		if d, err = r.again(); err != nil || d.refusal != nil {
+		if d, err = r.again(first); err != nil || d.refusal != nil {
 			return d, err
 		}
 	}

@@ -1,10 +1,8 @@
 package keyservice
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -129,55 +127,6 @@ func TestARepeatedIssueGetsTheFirstTokenAndARefusalStays(t *testing.T) {
 	})
 }
 
-// The row keeps no seed: it comes from the record, as long as that has it.
-func TestARepeatedActivationDeliversTheSameSeedUntilConfirmation(t *testing.T) {
-	w := newWorld(t)
-	ctx := context.Background()
-	issued, p := w.issued(card(1), "offline-60"), w.newPhone(0)
-	r := p.request(card(1), issued, w.code(issued))
-	r.IdempotencyKey = "k"
-	first, err := w.Activate(ctx, mobileBank, r)
-	require.NoError(t, err)
-	w.clock.add(25 * time.Hour)
-	w.restart()
-	w.unchanged(func() {
-		repeated, err := w.Activate(ctx, mobileBank, r)
-		require.NoError(t, err, "though its code has expired by now")
-		require.True(t, repeated.Repeated)
-		require.Equal(t, w.clock.Now(), repeated.ServerTime, "the phone sets its clock by it")
-		repeated.Repeated, repeated.ServerTime = false, first.ServerTime
-		require.Equal(t, first, repeated)
-	})
-	log := w.entries()
-	require.Equal(t, audit.Repeated, log[len(log)-2].Outcome)
-	for _, key := range w.idempotencyKeys() {
-		require.NotContains(t, w.stored()[key], string(first.Seed[:16]))
-	}
-	p.receive(first)
-	_, err = w.Confirm(ctx, mobileBank, ConfirmRequest{Serial: p.serial, Proof: p.proof()})
-	require.NoError(t, err)
-	w.unchanged(func() {
-		_, err = w.Activate(ctx, mobileBank, r)
-		require.Equal(t, CodeTransition, CodeOf(err))
-		require.Contains(t, err.Error(), "delivered only until it is confirmed")
-	})
-}
-
-// A wrong code uses up a try; its repeat does not.
-func TestARepeatedWrongCodeUsesUpNoTry(t *testing.T) {
-	w := newWorld(t)
-	issued, p := w.issued(card(1), "offline-60"), w.newPhone(0)
-	r := p.request(card(1), issued, seed.NewCode("00000000"))
-	r.IdempotencyKey = "k"
-	for range codeTries + 1 {
-		_, err := w.Activate(context.Background(), mobileBank, r)
-		require.Equal(t, CodeActivationWrong, CodeOf(err))
-	}
-	tok, err := w.load(context.Background(), issued.Serial)
-	require.NoError(t, err)
-	require.Equal(t, 1, tok.state.CodeTries)
-}
-
 func TestARepeatedChallengeIsTheFirstOne(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
@@ -225,40 +174,6 @@ func TestAKeyBelongsToOneRequest(t *testing.T) {
 	require.Equal(t, again(first), v)
 }
 
-// Each field of a request that may be repeated tells it from another: none is forgotten in its digest.
-func TestEveryFieldOfARequestIsPartOfItsDigest(t *testing.T) {
-	for _, r := range []interface{ once() once }{IssueRequest{}, ActivateRequest{}, VerifyRequest{}, ChallengeRequest{}} {
-		empty, err := store.Encode(r.once().says)
-		require.NoError(t, err)
-		for i := range reflect.TypeOf(r).NumField() {
-			changed := reflect.New(reflect.TypeOf(r)).Elem()
-			field := changed.Type().Field(i)
-			changed.Field(i).Set(someValue(t, field))
-			o := changed.Interface().(interface{ once() once }).once()
-			says, err := store.Encode(o.says)
-			require.NoError(t, err)
-			if field.Name == "IdempotencyKey" {
-				require.NotEmpty(t, o.key)
-				continue
-			}
-			require.NotEqual(t, empty, says, "%s.%s", changed.Type(), field.Name)
-		}
-	}
-}
-
-func someValue(t *testing.T, f reflect.StructField) reflect.Value {
-	for _, v := range []any{
-		"x", []string{"x"}, []byte("x"), seed.NewSubject("x"), seed.NewMobile("x"), seed.NewCode("x"), seed.NewPassword("x"),
-		&otp.Transaction{Amount: "1", Currency: "IRR", Payee: seed.NewSubject("x")},
-	} {
-		if reflect.TypeOf(v) == f.Type {
-			return reflect.ValueOf(v)
-		}
-	}
-	require.FailNow(t, "no value", "field %s of type %s: add one", f.Name, f.Type)
-	return reflect.Value{}
-}
-
 func TestTwoCallersAndTwoActionsDoNotMeet(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrol(card(1), "offline-60")
@@ -293,28 +208,6 @@ func TestTheFormOfIdempotencyKeys(t *testing.T) {
 	v, err := w.keyed("!"+strings.Repeat("~", 127), p, p.password())
 	require.NoError(t, err)
 	require.True(t, v.Accepted)
-}
-
-// The key may be anything, a card number too, and the request holds a password: neither can be found in the database.
-func TestNeitherKeyNorRequestIsStored(t *testing.T) {
-	w := newWorld(t)
-	p := w.enrol(card(1), "sha-256")
-	typed := p.password()
-	_, err := w.keyed(card(77), p, typed)
-	require.NoError(t, err)
-	_, err = w.keyed(card(77), p, typed)
-	require.NoError(t, err)
-	kept := 0
-	w.rows(func(it store.Item) {
-		all := append([]byte(it.Key), it.Value...)
-		for _, secret := range []string{card(77), card(1), typed.Reveal()} {
-			require.False(t, bytes.Contains(all, []byte(secret)), "row %q", it.Key)
-		}
-		if strings.HasPrefix(string(it.Key), "i/") {
-			kept++
-		}
-	})
-	require.Equal(t, 1, kept)
 }
 
 // What was not decided leaves no row: the retry is decided.
@@ -445,71 +338,31 @@ func TestARequestThatIsDecidedMeanwhileIsARepeat(t *testing.T) {
 	}
 }
 
-// A row that was edited, or put in another's place, is an alarm: the request is not decided again, nor answered.
-func TestAnEditedIdempotencyRowIsSeen(t *testing.T) {
+// Limits are for what is decided: a caller that may ask about no further subject still gets its answers again, and a
+// repeat counts for none.
+func TestARepeatTouchesNoLimitOfTheCaller(t *testing.T) {
 	w := newWorld(t)
-	p := w.enrol(card(1), "counter-6")
-	typed, other := p.password(), p.password()
-	_, err := w.keyed("k", p, typed)
+	p, other := w.enrol(card(1), "counter-6"), w.enrol(card(2), "counter-6")
+	accepted, refused := p.password(), p.wrong()
+	_, err := w.keyed("k", p, accepted)
 	require.NoError(t, err)
-	mine := w.idempotencyKeys()
-	require.Len(t, mine, 1)
-	_, err = w.keyed("other", p, other)
+	_, err = w.keyed("wrong", p, refused)
 	require.NoError(t, err)
-	edits := w.edits(mine[0])
-	require.GreaterOrEqual(t, len(edits), 4)
-	for _, key := range w.idempotencyKeys() {
-		if key != mine[0] {
-			edits["another's row"] = store.Put{Key: mine[0], Value: w.row(key).Value}
-		}
-	}
-	for what, edited := range edits {
-		w.attack([]store.Put{edited})
-		w.unchanged(func() {
-			_, err := w.keyed("k", p, typed)
-			require.Equal(t, CodeTampered, CodeOf(err), what)
-		})
-		log := w.entries()
-		require.Equal(t, audit.Tampered, log[len(log)-2].Outcome, what)
-		require.Equal(t, idempotencyRow, log[len(log)-2].Reason)
-	}
-}
-
-func (w *world) idempotencyKeys() []store.Key {
-	var keys []store.Key
-	for key := range w.stored() {
-		if strings.HasPrefix(string(key), "i/") {
-			keys = append(keys, key)
-		}
-	}
-	return keys
-}
-
-// The entry that the first answer named is looked for, not guessed: if it is gone, the answer cannot be given.
-func TestARemovedEntryOfTheFirstDecisionIsNotGuessed(t *testing.T) {
-	w := newWorld(t)
-	p := w.enrol(card(1), "offline-60")
-	typed := p.password()
-	first, err := w.keyed("k", p, typed)
-	require.NoError(t, err)
-	w.attack(nil, audit.EntryKey(first.AuditIndex))
-	w.unchanged(func() {
-		_, err = w.keyed("k", p, typed)
-		require.Equal(t, CodeInternal, CodeOf(err))
-	})
-}
-
-func TestTheEndOfTheLogIsFoundAtStart(t *testing.T) {
-	w := newWorld(t)
-	require.Zero(t, w.head.Load(), "an empty log")
-	for range 5 {
-		n := uint64(len(w.entries()))
-		require.Equal(t, n, w.head.Load())
-		w.restart()
-		require.Equal(t, n, w.head.Load())
-	}
-	n := w.head.Load()
-	w.attack([]store.Put{{Key: audit.EntryKey(1 << 40), Value: []byte("not an entry")}}, audit.EntryKey(1))
 	w.restart()
-	require.Equal(t, n+1, w.head.Load(), "the attack's own entry; neither a gap nor a row that is no entry misleads it")
+	w.failing.limit = 1
+	v, err := w.keyed("wrong", p, refused)
+	require.NoError(t, err)
+	require.True(t, v.Repeated)
+	require.Equal(t, ReasonMismatch, w.try(other, other.wrong()).Reason, "the repeat did not count as the one")
+	v, err = w.keyed("k", p, accepted)
+	require.NoError(t, err)
+	require.True(t, v.Repeated)
+	next := p.password()
+	_, err = w.keyed("new", p, next)
+	require.Equal(t, CodeTooManySubjects, CodeOf(err))
+	w.failing.limit = 2
+	v, err = w.keyed("new", p, next)
+	require.NoError(t, err)
+	require.True(t, v.Accepted, "it was not decided, so the retry is")
+	require.False(t, v.Repeated)
 }

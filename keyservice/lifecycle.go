@@ -14,37 +14,34 @@ import (
 // change is how every use case changes one token: authorise, lock, load, let fn decide, and save what it returns with
 // the rows that follow from it. A refusal of fn is logged; nothing else is written.
 func (s *Service) change(ctx context.Context, c authz.Caller, a authz.Action, serial string, fn func(token) (token, *Error, error)) error {
-	_, err := s.changeOnce(ctx, c, a, serial, once{}, fn)
-	return err
-}
-
-// changeOnce is change for a request that may carry an idempotency key; it says whether this was a repeat.
-func (s *Service) changeOnce(ctx context.Context, c authz.Caller, a authz.Action, serial string, o once, fn func(token) (token, *Error, error)) (repeated bool, err error) {
 	if err := s.authorise(ctx, c, a, serial); err != nil {
-		return false, err
+		return err
 	}
 	if err := checkSerial(serial); err != nil {
-		return false, err
+		return err
 	}
 	unlock, err := s.locks.lock(ctx, serial)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer unlock()
-	_, done, err := decideOnce(ctx, s, c, a, serial, o, func() (struct{}, decision, error) {
-		before, err := s.load(ctx, serial)
-		if err != nil {
-			d, err := notFound(err)
-			return struct{}{}, d, err
-		}
-		after, refusal, err := fn(before)
-		if err != nil {
-			return struct{}{}, decision{}, err
-		}
-		d, err := s.changed(ctx, before, after, refusal)
-		return struct{}{}, d, err
+	_, err = s.decide(ctx, c, a, serial, func() (decision, error) {
+		return s.changeOf(ctx, serial, fn)
 	})
-	return done.repeated, err
+	return err
+}
+
+// changeOf decides one change, from the store as it is now.
+func (s *Service) changeOf(ctx context.Context, serial string, fn func(token) (token, *Error, error)) (decision, error) {
+	before, err := s.load(ctx, serial)
+	if err != nil {
+		return notFound(err)
+	}
+	after, refusal, err := fn(before)
+	if err != nil {
+		return decision{}, err
+	}
+	return s.changed(ctx, before, after, refusal)
 }
 
 // changed makes the decision of a change: refused, or saved. A refusal saves the state if it differs (a wrong code
