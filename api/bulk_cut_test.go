@@ -129,6 +129,7 @@ func TestCutUpload(t *testing.T) {
 		b.settles(t, streams)
 	}
 	require.Equal(t, 4, strings.Count(b.log.String(), `"complete":"false"`))
+	require.Equal(t, 4, strings.Count(b.log.String(), `"code":"upload_cut"`), "not for another reason")
 	again := &batch{n: 150}
 	summary, err := b.goClient("issuer").BulkIssue(t.Context(), again.next, again.got)
 	require.NoError(t, err)

@@ -104,9 +104,9 @@ func (b *bulkStream) checkEnd(end wire.BulkEnd, lines int) *Problem {
 func (b *bulkStream) interrupted(err error) *Problem {
 	var timeout interface{ Timeout() bool }
 	switch {
-	case b.ctx.Err() != nil:
+	case b.server.running.Err() != nil:
 		return b.x.problem(wire.CodeNotReady, "send the same lines again, to another node or later: the service is stopping")
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.As(err, &timeout) && timeout.Timeout() && b.ctx.Err() == nil: // else it is our own wake-up
 		return b.x.problem(wire.CodeRequestTimeout, "send the same lines again, faster: the next one did not arrive in time")
 	}
 	return b.x.problem(wire.CodeUploadCut, "")

@@ -57,7 +57,7 @@ func tokensIssueCommand() *cobra.Command {
 	flags.StringVar(&f.prefix, "account-prefix", "", "what their ids begin with, `P`")
 	flags.StringVar(&f.token.Channel, "channel", "app", "app, pwa, hardware or sms, `CHANNEL` (with --count)")
 	flags.StringVar(&f.token.Profile, "profile", "offline-60", "a configured profile, `NAME` (with --count)")
-	flags.StringSliceVar(&f.token.Uses, "use", nil, "what the passwords are good for, `USE`; may be repeated (with --count)")
+	flags.StringSliceVar(&f.token.Uses, "use", []string{}, "what the passwords are good for, `USE`; may be repeated (with --count)")
 	return c
 }
 
@@ -102,6 +102,9 @@ func issueBatch(ctx context.Context, source tokenSource, out string, o client.Op
 	defer func() { err = errors.Join(err, answers.close()) }()
 	if answers.left() > 0 {
 		if err := runBatch(ctx, api, source, answers, status); err != nil {
+			if ctx.Err() != nil {
+				err = errors.New("interrupted")
+			}
 			return fmt.Errorf("%w: %d of %d tokens have no answer yet: run the same command again", explainCall(err), answers.left(), answers.total())
 		}
 	}

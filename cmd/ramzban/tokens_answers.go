@@ -74,6 +74,7 @@ type answersFile struct {
 	w        *bufio.Writer
 	unsynced int
 	outcomes []outcome // by number, less 1
+	refusal  string    // of the first token that was refused, if one was
 }
 
 // openAnswers makes OUT, or goes on with it if it belongs to this input.
@@ -161,7 +162,7 @@ func (a *answersFile) loadLines(lines *bufio.Reader, whole int64) error {
 		if strictJSON(text, &l) != nil || l.Line < 1 || l.Line > len(a.outcomes) {
 			return fmt.Errorf("%s: line %d is damaged: remove that line, so that its token is asked for again", a.path, n)
 		}
-		a.outcomes[l.Line-1] = l.outcome()
+		a.note(l)
 		whole += int64(len(text))
 	}
 	if err := a.f.Truncate(whole); err != nil {
@@ -217,11 +218,19 @@ func (a *answersFile) add(answer wire.BulkAnswer) error {
 	if err := json.NewEncoder(a.w).Encode(l); err != nil {
 		return err
 	}
-	a.outcomes[number-1] = l.outcome()
+	a.note(l)
 	if a.unsynced++; a.unsynced < syncEvery {
 		return nil
 	}
 	return a.sync()
+}
+
+// note remembers what became of a token.
+func (a *answersFile) note(l answerLine) {
+	a.outcomes[l.Line-1] = l.outcome()
+	if a.refusal == "" && l.outcome() == refused {
+		a.refusal = fmt.Sprintf("token %d: %s", l.Line, strings.Join(append([]string{l.Problem.Error()}, l.Problem.Errors...), ": "))
+	}
 }
 
 // sync puts what was written on disk.
@@ -244,7 +253,7 @@ func (a *answersFile) conclude(w io.Writer) error {
 		return fmt.Errorf("the service could not decide on %d of %d tokens: run the same command again", n, a.total())
 	}
 	if n := a.count(refused); n > 0 {
-		return fmt.Errorf("%d of %d tokens were refused: %s says why, look for \"problem\"", n, a.total(), a.path)
+		return fmt.Errorf("%d of %d tokens were refused, and %s says why; %s", n, a.total(), a.path, a.refusal)
 	}
 	return nil
 }

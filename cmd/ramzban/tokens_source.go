@@ -131,6 +131,9 @@ func decodeToken(text []byte, into *wire.IssueRequest) error {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("something follows")
 	}
+	if into.Uses == nil { // left out: it is connected later
+		into.Uses = []string{}
+	}
 	return nil
 }
 

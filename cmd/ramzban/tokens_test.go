@@ -174,7 +174,7 @@ func TestBatchWithRefusedTokens(t *testing.T) {
 		text, err := s.tokensIssue(t, "--file", in, "--out", out).CombinedOutput()
 		require.ErrorContains(t, err, "exit status 1")
 		require.Contains(t, string(text), "2 of 4 tokens are issued")
-		require.Contains(t, string(text), "ramzban: 2 of 4 tokens were refused")
+		require.Contains(t, string(text), "ramzban: 2 of 4 tokens were refused, and "+out+" says why; token 2: subject_invalid: ")
 		require.NotContains(t, string(text), "6037")
 	}
 	_, answers := answersIn(t, out)
