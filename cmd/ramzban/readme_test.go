@@ -19,7 +19,7 @@ func TestREADMECommandsRunAsWritten(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(top, "bin"), 0o755))
 	require.NoError(t, os.Mkdir(filepath.Join(top, "var"), 0o755))
 	require.NoError(t, os.Symlink(s.dir, filepath.Join(top, "var", "dev")))
-	wrapper := "#!/bin/sh\ncase \"$1 $2\" in 'device activate'|'audit '*) set -- \"$@\" --url https://" + s.api + ";; esac\nexec " + ramzban + " \"$@\"\n"
+	wrapper := "#!/bin/sh\ncase \"$1 $2\" in 'device activate'|'device sync'|'tokens issue'|'audit '*) set -- \"$@\" --url https://" + s.api + ";; esac\nexec " + ramzban + " \"$@\"\n"
 	require.NoError(t, os.WriteFile(filepath.Join(top, "bin", "ramzban"), []byte(wrapper), 0o755))
 
 	shell := exec.Command("bash", "-euo", "pipefail", "-s")
@@ -27,7 +27,8 @@ func TestREADMECommandsRunAsWritten(t *testing.T) {
 	shell.Stdin = strings.NewReader(strings.NewReplacer("127.0.0.1:8443", s.api, "127.0.0.1:9090", s.ops).Replace(readmeCommands(t)))
 	out, err := shell.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Equal(t, 1, strings.Count(string(out), `"result": "accepted"`), "%s", out)
+	require.Equal(t, 3, strings.Count(string(out), `"result": "accepted"`), "the password, its retry, and the SMS password: %s", out)
+	require.Equal(t, 1, strings.Count(string(out), `"bound": true`), "%s", out)
 	require.Equal(t, 1, strings.Count(string(out), `"reason": "already_used"`), "%s", out)
 	require.NotContains(t, string(out), `"code":`, "no call met a problem")
 	require.Contains(t, string(out), `"status": "suspended"`)
