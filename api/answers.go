@@ -43,11 +43,15 @@ func otpAnswer(p otp.Policy) wire.OTP {
 }
 
 func tokenAnswer(t keyservice.TokenView) wire.TokenAnswer {
-	return wire.TokenAnswer{
+	a := wire.TokenAnswer{
 		Serial: t.Serial, Class: t.Class, Subject: "****" + t.LastFour, Mobile: t.Mobile, Channel: t.Channel,
 		Profile: t.Profile, Uses: append([]string{}, t.Uses...), Status: string(t.Status), DriftSeconds: int(t.Drift / time.Second),
-		DeviceID: t.DeviceID, CreatedAt: t.CreatedAt,
+		DeviceID: t.DeviceID, CreatedAt: t.CreatedAt, PINSet: t.PINSet, Guesses: make([]wire.UseGuesses, len(t.Guesses)),
 	}
+	for i, g := range t.Guesses {
+		a.Guesses[i] = wire.UseGuesses{Use: g.Use, Misses: g.Misses, Held: string(g.Held), RetryAfterSeconds: seconds(g.RetryAfter)}
+	}
+	return a
 }
 
 func verificationAnswer(v keyservice.Verdict) wire.VerificationAnswer {

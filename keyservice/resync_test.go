@@ -109,11 +109,13 @@ func TestAnIssuerUnlocks(t *testing.T) {
 		w.resync(p, p.wrong(), p.wrong())
 	}
 	require.Equal(t, ReasonThrottled, w.try(p, p.password()).Reason)
+	require.Equal(t, []UseGuesses{{"second-pin", 3, ReasonThrottled, 30 * time.Second}}, w.shown(p.serial).Guesses, "the branch sees why")
 	before := w.guesses(card(1)).Sequence
 	status, err := w.Unlock(context.Background(), branch, p.serial)
 	require.NoError(t, err)
 	require.Equal(t, Active, status)
 	require.Greater(t, w.guesses(card(1)).Sequence, before, "an older budget is still found out")
+	require.Equal(t, []UseGuesses{{Use: "second-pin"}}, w.shown(p.serial).Guesses)
 	require.Equal(t, ReasonMismatch, w.resync(p, p.wrong(), p.wrong()).Reason)
 	require.True(t, w.try(p, p.password()).Accepted)
 	_, err = w.Unlock(context.Background(), mobileBank, p.serial)

@@ -1,6 +1,6 @@
-// Package keyservice is Ramzban's use cases: issue a token, hand out its activation code, activate it on a phone,
-// confirm it, verify its passwords. Each use case authorises in its first line and writes its audit entry in the
-// commit that changes the state, so that no transport can go round either.
+// Package keyservice is Ramzban's use cases: issue a token, hand out its codes, activate it on a phone, confirm it, verify
+// its passwords, have one sent by SMS, find it again when its clock went astray. Each use case authorises in its first
+// line and writes its audit entry in the commit that changes the state, so that no transport can go round either.
 //
 // It must not know HTTP, PKCS#11 or a storage engine: it declares what it needs of an HSM and takes a store.Store.
 package keyservice

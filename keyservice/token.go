@@ -96,6 +96,16 @@ type TokenView struct {
 	Drift     time.Duration
 	CreatedAt time.Time
 	DeviceID  string // empty before activation
+	PINSet    bool   // the customer's PIN, if the passwords take one, is set
+	Guesses   []UseGuesses
+}
+
+// UseGuesses says how one use of a token stands: whether the customer is held up there, and for how long.
+type UseGuesses struct {
+	Use        string
+	Misses     int           // guesses in the window that were looked at
+	Held       Reason        // ReasonThrottled or ReasonLocked; empty while passwords are looked at
+	RetryAfter time.Duration // until they are again
 }
 
 // Token shows a token to an issuer.
@@ -133,11 +143,29 @@ func (s *Service) view(ctx context.Context, t token) (TokenView, error) {
 	v := TokenView{
 		Serial: t.Serial, Class: t.Class, Channel: t.Channel, Profile: t.Profile, Uses: slices.Clone(t.Uses), Status: t.Status,
 		LastFour: string(lastFour), Mobile: masked(mobile), Drift: t.state.Drift, CreatedAt: time.UnixMilli(t.CreatedAt).UTC(),
+		PINSet: t.PIN != nil,
+	}
+	if v.Guesses, err = s.useGuesses(ctx, t); err != nil {
+		return TokenView{}, err
 	}
 	if t.Device != nil {
 		v.DeviceID = t.Device.ID
 	}
 	return v, nil
+}
+
+// useGuesses reads how each use of the token stands.
+func (s *Service) useGuesses(ctx context.Context, t token) ([]UseGuesses, error) {
+	all, now := make([]UseGuesses, len(t.Uses)), s.Clock()
+	for i, use := range t.Uses {
+		b, _, err := s.loadBudget(ctx, t.Subject.Sum, use, true)
+		if err != nil {
+			return nil, err
+		}
+		held, wait := b.gate(t.Guess, now)
+		all[i] = UseGuesses{Use: use, Misses: b.misses(t.Guess, now), Held: held, RetryAfter: wait}
+	}
+	return all, nil
 }
 
 // notFound turns an unknown serial into a decision, so that it is logged; other errors pass.

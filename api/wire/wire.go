@@ -110,6 +110,14 @@ type StatusAnswer struct {
 	Status string `json:"status" enum:"issued,pending,active,suspended,deactivated" doc:"What it is now" example:"active"`
 }
 
+// UseGuesses says how one use of a token stands.
+type UseGuesses struct {
+	Use               string `json:"use" doc:"The use" example:"second-pin"`
+	Misses            int    `json:"misses" doc:"Wrong passwords in the window, over all the customer's tokens"`
+	Held              string `json:"held,omitempty" enum:"throttled,locked" doc:"Passwords are not looked at now: wait, or unlock the token"`
+	RetryAfterSeconds int    `json:"retry_after_seconds,omitempty" minimum:"0" doc:"Until they are again"`
+}
+
 // TokenAnswer is what an issuer may see of a token.
 type TokenAnswer struct {
 	Serial       string    `json:"serial" doc:"The token" example:"402519938461"`
@@ -123,6 +131,9 @@ type TokenAnswer struct {
 	DriftSeconds int       `json:"drift_seconds" doc:"Learnt clock drift of the device, in seconds; positive: its clock is ahead"`
 	DeviceID     string    `json:"device_id,omitempty" doc:"The device that holds it, once activated" example:"a1b2"`
 	CreatedAt    time.Time `json:"created_at" doc:"When it was issued"`
+	PINSet       bool      `json:"pin_set" doc:"Whether the customer's PIN, if the passwords take one, is set"`
+
+	Guesses []UseGuesses `json:"guesses" doc:"How each of its uses stands"`
 }
 
 // VerificationRequest asks whether a password is genuine and unused (POST /v1/verifications).
