@@ -46,8 +46,9 @@ func (s *Server) bulkRoute() {
 			"lines may simply be sent again. The last line is `{\"end\":true,\"lines\":N}`, N being how many came before it; without it " +
 			"the upload counts as cut. A line has at most 8 KiB and must be whole a read timeout after the one before it.\n\n" +
 			"The answers come in the order of the lines, while they are still being sent, and must be read meanwhile. A line that is " +
-			"refused is answered with a problem, and the lines after it go on. The last line of the answer is " +
-			"`{\"summary\":{…}}`; without it the answer was cut. The status is 200 as soon as lines are read: whether all went " +
+			"refused is answered with a problem as `POST /v1/tokens` answers it, and the lines after it go on. The last line of the answer " +
+			"is `{\"summary\":{…}}`; without it the answer was cut. If the lines did not all arrive, it holds a problem, such as " +
+			"`upload_cut`, `request_timeout` or `not_ready` when the service stops: send the same lines again. The status is 200 as soon as lines are read: whether all went " +
 			"well stands in the summary. Each line counts as a request against the client's rate, which slows the stream down. " +
 			"The connection is closed after the answer.",
 		codes: []keyservice.Code{keyservice.CodeBusy},

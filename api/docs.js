@@ -25,6 +25,7 @@
   const typeOf = (schema) => {
     if (schema.$ref) return el("a", { href: "#schema-" + nameOf(schema) }, nameOf(schema));
     if (schema.type === "array") return el("span", {}, "array of ", typeOf(schema.items));
+    if (schema.oneOf) return el("span", {}, "lines of ", schema.oneOf.flatMap((s, i) => [i ? ", and last a " : "", typeOf(s)]));
     return el("span", {}, [].concat(schema.type).join(" | ") + (schema.format ? " (" + schema.format + ")" : ""));
   };
   const limits = (s) => [
@@ -62,7 +63,8 @@
     const required = schema.required || [];
     return Object.fromEntries(Object.entries(schema.properties || {}).filter(([n]) => required.includes(n)).map(([n, s]) => [n, example(s)]));
   };
-  const json = (schema) => el("pre", {}, JSON.stringify(example(schema), null, 2));
+  const text = (schema) => schema.oneOf ? schema.oneOf.map((s) => JSON.stringify(example(s))).join("\n") : JSON.stringify(example(schema), null, 2);
+  const json = (schema) => el("pre", {}, text(schema));
 
   const body = (title, content) => {
     const entry = Object.values(content || {})[0];
