@@ -45,14 +45,23 @@ func (s *Server) bulkRoute() {
 			"under an idempotency key of its own: the same line under the same key gets the same token, so after a cut stream the same " +
 			"lines may simply be sent again. The last line is `{\"end\":true,\"lines\":N}`, N being how many came before it; without it " +
 			"the upload counts as cut. A line has at most 8 KiB and must be whole a read timeout after the one before it.\n\n" +
-			"The answers come in the order of the lines, while they are still being sent, and must be read meanwhile. A line that is " +
-			"refused is answered with a problem as `POST /v1/tokens` answers it, and the lines after it go on. The last line of the answer " +
-			"is `{\"summary\":{…}}`; without it the answer was cut. If the lines did not all arrive, it holds a problem, such as " +
-			"`upload_cut`, `request_timeout` or `not_ready` when the service stops: send the same lines again. The status is 200 as soon as lines are read: whether all went " +
-			"well stands in the summary. Each line counts as a request against the client's rate, which slows the stream down. " +
+			"The answers come in the order of the lines, while they are still being sent, and must be read meanwhile. Up to 64 lines are " +
+			"carried out side by side, so none may rely on another. A line that is refused is answered with a problem as " +
+			"`POST /v1/tokens` answers it, and the lines after it go on. The last line of the answer is `{\"summary\":{…}}`; without it " +
+			"the answer was cut. If the lines did not all arrive, it holds a problem, such as `upload_cut`, `request_timeout`, or " +
+			"`not_ready` when the service stops: send the same lines again. The status is 200 as soon as lines are read: whether all " +
+			"went well stands in the summary. Each line counts as a request against the client's rate, which slows the stream down. " +
 			"The connection is closed after the answer.",
 		codes: []keyservice.Code{keyservice.CodeBusy},
 	}
+	op := s.bulkOperation(r)
+	doc.AddOperation(&op)
+	s.app.Add(post, bulkPath, s.bulk)
+}
+
+// bulkOperation documents what huma cannot: lines.
+func (s *Server) bulkOperation(r route) huma.Operation {
+	all := s.huma.OpenAPI().Components.Schemas
 	op := r.operation(s.huma)
 	op.RequestBody = &huma.RequestBody{
 		Required: true, Description: "Lines, and a last line that counts them",
@@ -63,8 +72,7 @@ func (s *Server) bulkRoute() {
 			all.Schema(reflect.TypeFor[wire.BulkAnswer](), true, ""), all.Schema(reflect.TypeFor[wire.BulkResult](), true, ""),
 		}}},
 	}}
-	doc.AddOperation(&op)
-	s.app.Add(post, bulkPath, s.bulk)
+	return op
 }
 
 // bulk begins a bulk issue: who may not issue, or comes when enough streams run, is refused before anything is read.
