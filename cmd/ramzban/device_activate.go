@@ -16,7 +16,8 @@ import (
 
 // activation is what a customer types into the phone, and what the phone adds.
 type activation struct {
-	serial   string
+	serial   string // of some banks' customers; without it, the card or account says which token
+	class    string // "card" or "account"; used without a serial only
 	subject  seed.Subject
 	code     seed.Code
 	deviceID string
@@ -28,12 +29,13 @@ func deviceActivateCommand() *cobra.Command {
 	var o client.Options
 	var a activation
 	c := &cobra.Command{
-		Use:   "activate --dir DIR --serial SERIAL",
+		Use:   "activate --dir DIR [--serial SERIAL]",
 		Short: "Activate a token on this phone, through the mobile-bank backend's certificate",
 		Long: "Activates a token on this phone and proves to the service that the phone has its seed. Speaks to the\n" +
 			"service as the mobile-bank backend would. The card number and the activation code are read from\n" +
 			subjectEnv + " and " + codeEnv + ", or as two lines from standard input (an empty\n" +
-			"first line for an account token without a number). Run it again if the answer was lost.",
+			"first line for an account token without a number). A bank that prints no serials leaves --serial out: the\n" +
+			"card number and the code are enough then. Run it again if the answer was lost.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := a.check(); err != nil {
@@ -48,7 +50,8 @@ func deviceActivateCommand() *cobra.Command {
 	dirFlag(c, &dir)
 	clientFlags(c, &o, "mobile-bank")
 	f := c.Flags()
-	f.StringVar(&a.serial, "serial", "", "the token's `SERIAL`, from the customer's receipt")
+	f.StringVar(&a.serial, "serial", "", "the token's `SERIAL`, from the customer's receipt, if there is one")
+	f.StringVar(&a.class, "class", "card", "without a serial: what the token is for, `CLASS` card or account")
 	f.StringVar(&a.deviceID, "device-id", "reference-phone", "the bank's name for the device, `ID`")
 	f.StringVar(&a.channel, "channel", "app", "app or pwa, `CHANNEL`")
 	return c
@@ -56,8 +59,11 @@ func deviceActivateCommand() *cobra.Command {
 
 // check finds what is mistyped before anything is asked.
 func (a activation) check() error {
-	if err := checkSerial(a.serial); err != nil {
+	if err := checkSerial(a.serial); a.serial != "" && err != nil {
 		return fmt.Errorf("--serial: %w", err)
+	}
+	if a.class != "card" && a.class != "account" {
+		return fmt.Errorf("--class must be card or account, not %q", a.class)
 	}
 	if a.channel != "app" && a.channel != "pwa" {
 		return fmt.Errorf("--channel must be app or pwa, not %q", a.channel)
@@ -139,10 +145,7 @@ func (p phone) activate(ctx context.Context, api *client.Client, a activation) (
 	if err != nil {
 		return phoneToken{}, err
 	}
-	answer, err := api.Activate(ctx, a.serial, wire.ActivationRequest{
-		Subject: a.subject.Reveal(), ActivationCode: a.code.Reveal(),
-		Device: &wire.Device{ID: a.deviceID, Channel: a.channel, PublicKey: der},
-	})
+	answer, err := a.send(ctx, api, der)
 	if err != nil {
 		return phoneToken{}, fmt.Errorf("activation: %w", explainCall(err))
 	}
@@ -151,6 +154,17 @@ func (p phone) activate(ctx context.Context, api *client.Client, a activation) (
 		return phoneToken{}, err
 	}
 	return p.confirm(ctx, api, t, der)
+}
+
+// send asks for the seed, by the serial if the customer has one.
+func (a activation) send(ctx context.Context, api *client.Client, publicKey []byte) (wire.ActivationAnswer, error) {
+	device := &wire.Device{ID: a.deviceID, Channel: a.channel, PublicKey: publicKey}
+	if a.serial == "" {
+		return api.ActivateSubject(ctx, wire.SubjectActivationRequest{
+			Class: a.class, Subject: a.subject.Reveal(), ActivationCode: a.code.Reveal(), Device: device})
+	}
+	return api.Activate(ctx, a.serial, wire.ActivationRequest{
+		Subject: a.subject.Reveal(), ActivationCode: a.code.Reveal(), Device: device})
 }
 
 func (p phone) confirm(ctx context.Context, api *client.Client, t phoneToken, publicKey []byte) (phoneToken, error) {

@@ -53,6 +53,30 @@ func TestPINProtectedTokenFromTheCommandLine(t *testing.T) {
 	require.False(t, answer.Bound)
 }
 
+// A bank that prints no serials: card or account and activation code are enough, on the phone's command line too.
+func TestActivationWithoutASerialFromTheCommandLine(t *testing.T) {
+	s := startService(t)
+	for class, subject := range map[string]string{"card": testCard(24), "account": "0123456789.01"} {
+		issued, err := s.as("branch").Issue(t.Context(), wire.IssueRequest{
+			Class: class, Subject: subject, Channel: "app", Profile: "offline-60", Uses: []string{testUse}})
+		require.NoError(t, err)
+		code, err := s.as("sms-gateway").CollectCode(t.Context(), issued.Activation.ID)
+		require.NoError(t, err)
+		dir := filepath.Join(t.TempDir(), "phone")
+		phoneCommand(t, nil, "new", "--dir", dir)
+		env := []string{subjectEnv + "=" + subject, codeEnv + "=" + code.Code}
+		activate := []string{"activate", "--dir", dir, "--url", "https://" + s.api, "--ca", s.pki("ca.crt"),
+			"--cert", s.pki("mobile-bank.crt"), "--key", s.pki("mobile-bank.key"), "--class"}
+		_, stderr := runFailing(t, exitFailure, env, append(append([]string{"device"}, activate...), "token")...)
+		requireOneLine(t, stderr, "--class must be card or account")
+		out := phoneCommand(t, env, append(activate, class)...)
+		require.Contains(t, out, "token "+issued.Serial+" is active on this phone")
+		answer, err := s.verify(t.Context(), issued.Serial, phoneCommand(t, nil, "otp", "--dir", dir))
+		require.NoError(t, err)
+		require.Equal(t, "accepted", answer.Result)
+	}
+}
+
 // The phone's signatures mean to the service what was signed, and its unbound passwords are good for resync alone.
 func TestThePhoneSignsForTheService(t *testing.T) {
 	s := startService(t)

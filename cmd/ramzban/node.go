@@ -22,6 +22,7 @@ import (
 type node struct {
 	config   Config
 	log      *slog.Logger
+	clock    func() time.Time // of everything that is decided by time; tests move it
 	on       listeners
 	hsm      *hsm.HSM
 	db       *badgerstore.Store
@@ -38,12 +39,12 @@ type node struct {
 }
 
 func newNode(c Config, log *slog.Logger) *node {
-	return &node{config: c, log: log, fatal: make(chan error, 1)}
+	return &node{config: c, log: log, clock: time.Now, fatal: make(chan error, 1)}
 }
 
 // open opens the parts, the cheap ones to check first. Nobody is let in before the last one is open.
 func (n *node) open(ctx context.Context) error {
-	conf, revoked, err := n.config.API.tlsConfig(n.log)
+	conf, revoked, err := n.config.API.tlsConfig(n.log, n.clock)
 	if err != nil {
 		return err
 	}
@@ -65,14 +66,14 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	if n.api, err = api.New(api.Options{
-		Service: service, Directory: directory, TLS: conf, Log: n.log, Metrics: registry, Version: versionString(),
+		Service: service, Directory: directory, TLS: conf, Clock: n.clock, Log: n.log, Metrics: registry, Version: versionString(),
 		Requests:       api.Rate{PerSecond: float64(n.config.Limits.RequestsPerSecond), Burst: n.config.Limits.RequestsAtOnce},
 		Denials:        api.Rate{PerSecond: float64(n.config.Limits.DenialsPerSecond), Burst: n.config.Limits.DenialsAtOnce},
 		HandlerTimeout: time.Duration(n.config.Timeouts.Request), ComparisonTimeout: time.Duration(n.config.Timeouts.Comparison),
 	}); err != nil {
 		return err
 	}
-	o := api.OperatorOptions{Listener: n.on.operator, Directory: directory, Ready: n.ready, Metrics: registry, Log: n.log}
+	o := api.OperatorOptions{Listener: n.on.operator, Directory: directory, Ready: n.ready, Clock: n.clock, Metrics: registry, Log: n.log}
 	if n.config.Operator.TLS {
 		o.TLS = conf
 	}
@@ -100,7 +101,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	service, err := keyservice.New(ctx, keyservice.Config{
 		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, badger, n.db.Err), Audit: log, Node: n.config.Node,
 		Profiles: n.config.profiles(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
-		FailedSubjects: n.config.Limits.FailedSubjectsPerHour, Clock: time.Now, Log: n.log, Observer: newDecisions(registry),
+		FailedSubjects: n.config.Limits.FailedSubjectsPerHour, Clock: n.clock, Log: n.log, Observer: newDecisions(registry),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the key service: %w", err)

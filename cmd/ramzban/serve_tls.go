@@ -13,13 +13,18 @@ import (
 	"time"
 )
 
-// tlsConfig reads the server's certificate, the CA of its clients and, if configured, who of them is revoked.
-func (a APIConfig) tlsConfig(log *slog.Logger) (*tls.Config, *revocations, error) {
+// tlsConfig reads the server's certificate, the CA of its clients and, if configured, who of them is revoked. What
+// expires is held against clock.
+func (a APIConfig) tlsConfig(log *slog.Logger, clock func() time.Time) (*tls.Config, *revocations, error) {
 	conf, authorities, err := a.certificates()
-	if err != nil || a.ClientCRL == "" {
-		return conf, nil, err
+	if err != nil {
+		return nil, nil, err
 	}
-	revoked, err := openRevocations(a.ClientCRL, authorities, log, time.Now)
+	conf.Time = clock
+	if a.ClientCRL == "" {
+		return conf, nil, nil
+	}
+	revoked, err := openRevocations(a.ClientCRL, authorities, log, clock)
 	if err != nil {
 		return nil, nil, wrong("api.client_crl", "%v", err)
 	}
