@@ -20,6 +20,7 @@ import (
 	"ramzban/api"
 	"ramzban/api/client"
 	"ramzban/api/wire"
+	"ramzban/keyservice"
 )
 
 // bulkConn is a bulk issue on a bare connection, so that a test can cut it anywhere.
@@ -32,12 +33,14 @@ type bulkConn struct {
 }
 
 // openBulk sends the header of a bulk issue.
-func (w *world) openBulk(t testing.TB) *bulkConn {
+func (w *world) openBulk(t testing.TB) *bulkConn { return w.openBulkAs(t, "issuer") }
+
+func (w *world) openBulkAs(t testing.TB, client string) *bulkConn {
 	t.Helper()
 	tcp, err := net.Dial("tcp", w.addr)
 	require.NoError(t, err)
 	require.NoError(t, tcp.(*net.TCPConn).SetReadBuffer(4096)) // what is not read soon stands in the server's way
-	conf := w.tls("issuer")
+	conf := w.tls(client)
 	conf.ServerName = "127.0.0.1"
 	c := tls.Client(tcp, conf)
 	t.Cleanup(func() { _ = c.Close() })
@@ -136,6 +139,20 @@ func TestCutUpload(t *testing.T) {
 	require.Equal(t, 150, summary.Issued+summary.Repeated)
 	require.GreaterOrEqual(t, summary.Repeated, 100, "the half-closed stream was carried out whole")
 	require.Equal(t, 150, b.records(), "no line was carried out twice")
+}
+
+// TestRefusalReachesWhoStillSends: who has sent much by the time it is refused still finds the refusal, not a reset.
+func TestRefusalReachesWhoStillSends(t *testing.T) {
+	w := start(t, &recorder{hook: func(context.Context, string) error {
+		return &keyservice.Error{Code: keyservice.CodeDenied, Detail: "no"}
+	}}, nil)
+	c := w.openBulkAs(t, "verifier")
+	c.send(strings.Repeat(bulkText(t, bulkLine(1)), 2_000))
+	w.settles(t, 1)
+	c.send(bulkText(t, bulkLine(2)))
+	line, err := c.read()
+	require.NoError(t, err)
+	require.Contains(t, line, `"code":"not_allowed"`)
 }
 
 // TestCutDownload: the client sends, but does not read. The service waits no longer than its write timeout.
