@@ -203,7 +203,8 @@ func (b maskan) issuesAccountToken() wire.IssueAnswer {
 // refusesASecondDeviceMeanwhile: also a token whose first device has not confirmed it yet is that device's, and no other's.
 func (b maskan) refusesASecondDeviceMeanwhile(first, second *handset) {
 	b.t.Helper()
-	issued := b.issues("branch", wire.IssueRequest{Class: "card", Subject: testCard(3), Channel: "pwa", Profile: "offline-120", Uses: []string{"second-pin"}})
+	issued := b.issues("branch", wire.IssueRequest{
+		Class: "card", Subject: testCard(3), Channel: "pwa", Profile: "offline-120", Uses: []string{"second-pin"}})
 	code := b.texts(issued.Activation.ID).Code
 	a, err := b.as("mobile-bank").Activate(b.t.Context(), issued.Serial,
 		wire.ActivationRequest{Subject: testCard(3), ActivationCode: code, Device: first.device()})
