@@ -10,13 +10,17 @@ import (
 )
 
 // Discrepancy is a place where the database is not what the audit log says it must be: an older row was put back, a row
-// was removed (Stored 0), or an entry of the log itself was changed or removed.
+// was removed (Stored 0), an entry of the log itself was changed or removed, or an entry gives a value that an earlier
+// one gave already: then an older row was put back before it, and has been written over since.
 type Discrepancy struct {
 	Serial string // empty for the log's own entries
 	What   string
-	Logged uint64 // the log's value; for the log's own entries, the index
+	Logged uint64 // the log's value; for entries, the index
 	Stored uint64
 }
+
+// loggedTwice is what of a token was given its value, or a lower one, a second time. Every write of a row counts on.
+const loggedTwice = "logged twice"
 
 // CompareAudit compares the whole log with the whole store, both as of one moment, and returns where they differ. What
 // it finds is logged and alarmed. One comparison runs at a time, else CodeBusy. Its memory grows with the number of
@@ -70,9 +74,14 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 			found = append(found, Discrepancy{What: e.Reason, Logged: e.Index})
 			return nil
 		}
-		remember(tokens, e.Entry)
+		about := []audit.Entry{e.Entry}
 		for _, p := range e.Also {
-			remember(tokens, audit.Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State})
+			about = append(about, audit.Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State})
+		}
+		for _, a := range about {
+			if !remember(tokens, a) {
+				found = append(found, Discrepancy{Serial: a.Serial, What: loggedTwice, Logged: e.Index})
+			}
 		}
 		return nil
 	})
@@ -89,20 +98,33 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 	return found, nil
 }
 
-// remember takes note of what an entry says about its token, if it says anything.
-func remember(tokens map[string]*logged, e audit.Entry) {
+// remember takes note of what an entry says about its token, if it says anything. It returns false if a row did not count
+// on from what an earlier entry says.
+func remember(tokens map[string]*logged, e audit.Entry) bool {
 	if e.Serial == "" || e.Revision+e.State+e.Budget == 0 {
-		return
+		return true
 	}
 	l, ok := tokens[e.Serial]
 	if !ok {
 		l = &logged{budgets: map[string]uint64{}}
 		tokens[e.Serial] = l
 	}
-	l.revision, l.next, l.state = max(l.revision, e.Revision), max(l.next, e.Next), max(l.state, e.State)
+	on := counts(&l.revision, e.Revision)
+	on = counts(&l.state, e.State) && on
+	l.next = max(l.next, e.Next)
+	sequence := l.budgets[e.Use]
+	on = counts(&sequence, e.Budget) && on
 	if e.Budget > 0 {
-		l.budgets[e.Use] = max(l.budgets[e.Use], e.Budget)
+		l.budgets[e.Use] = sequence
 	}
+	return on
+}
+
+// counts raises the highest value so far; false if an entry gives one that is not higher. 0: it gives none.
+func counts(highest *uint64, given uint64) bool {
+	on := given == 0 || given > *highest
+	*highest = max(*highest, given)
+	return on
 }
 
 // compareToken holds one token's rows against the log. A row that fails its own check counts as missing.

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
@@ -150,4 +151,44 @@ func TestWhatIsNoCodeIDIsNoCode(t *testing.T) {
 		_, err := w.CollectCode(context.Background(), smsGateway, id)
 		require.Equal(t, CodeCodeNotFound, CodeOf(err), "%.40q", id)
 	}
+}
+
+// A row that was put back is found though it has been written over since, as the attacker has it done by using it: the
+// log then says the same twice.
+func TestARowPutBackIsFoundAfterItsUse(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	found, err := w.CompareAudit(context.Background(), auditor)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	older, typed := w.row(stateRowKey(p.serial)), p.password()
+	require.True(t, w.try(p, typed).Accepted)
+	w.attack([]store.Put{older})
+	require.True(t, w.try(p, typed).Accepted, "nothing in the rows can tell")
+	w.onlyLoggedTwice(p.serial)
+}
+
+func TestABudgetPutBackIsFoundAfterItsUse(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	o, err := w.ownerOf(context.Background(), ClassCard, seed.NewSubject(card(1)))
+	require.NoError(t, err)
+	older := w.row(budgetKey(o.subject, "second-pin"))
+	w.try(p, p.wrong())
+	w.attack([]store.Put{older})
+	w.try(p, p.wrong())
+	w.onlyLoggedTwice(p.serial)
+}
+
+func (w *world) onlyLoggedTwice(serial string) {
+	last := w.entries()
+	at := uint64(0)
+	for _, e := range last {
+		if e.Action == string(authz.VerifyOTP) {
+			at = e.Index
+		}
+	}
+	found, err := w.CompareAudit(context.Background(), auditor)
+	require.NoError(w.t, err)
+	require.Equal(w.t, []Discrepancy{{Serial: serial, What: loggedTwice, Logged: at}}, found)
 }
