@@ -148,7 +148,7 @@ func (s *Service) missedPair(t token, tries budget) (ResyncVerdict, decision, er
 
 // synced makes the verdict of two right passwords: the watermark rises over both, and the token's uses are unlocked.
 func (s *Service) synced(ctx context.Context, t token, now time.Time, factor uint64) (ResyncVerdict, decision, error) {
-	t.state.Drift = t.Policy.LearnDrift(now, t.state.Drift, factor+1)
+	t.state.Drift = t.Policy.ResyncDrift(now, t.state.Drift, factor+1)
 	t.state.Next = factor + 2
 	d, err := s.forgiven(ctx, t)
 	if err != nil {
@@ -177,7 +177,8 @@ func (s *Service) forgiven(ctx context.Context, t token) (decision, error) {
 	return d, nil
 }
 
-// Unlock forgives the misses of every use the token is connected to, and those of resynchronising it.
+// Unlock forgives the misses of every use the token is connected to, and those of resynchronising it; of an SMS token also
+// how often its passwords were asked for.
 func (s *Service) Unlock(ctx context.Context, c authz.Caller, serial string) (Status, error) {
 	if err := s.authorise(ctx, c, authz.UnlockToken, serial); err != nil {
 		return "", err
@@ -200,7 +201,12 @@ func (s *Service) Unlock(ctx context.Context, c authz.Caller, serial string) (St
 			no := notWhile(status, "there is nothing to unlock")
 			return refuse(no.Code, no.Detail), nil
 		}
-		return s.forgiven(ctx, t)
+		d, err := s.forgiven(ctx, t)
+		if err != nil || t.state.Asked == nil {
+			return d, err
+		}
+		t.state.Asked = nil
+		return d, s.putState(&d, &t)
 	})
 	if err != nil {
 		return "", err

@@ -91,23 +91,41 @@ func TestPreconditionsAloneKeepAPasswordFromBeingAcceptedTwice(t *testing.T) {
 	}
 }
 
+// A clock that runs ahead is learnt, step by step and within the bound, and the issuer sees it.
 func TestDriftIsLearntWithinItsBound(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrol(card(1), "offline-60")
-	p.drift = -50 * time.Second
+	p.drift = 50 * time.Second
 	for range 5 {
 		w.clock.add(2 * time.Minute)
 		require.True(t, w.try(p, p.password()).Accepted)
-		p.drift -= 25 * time.Second
+		p.drift += 25 * time.Second
 	}
-	view, err := w.Token(context.Background(), branch, p.serial)
-	require.NoError(t, err)
-	require.Negative(t, view.Drift, "the phone is slow, and the issuer sees it")
-	require.LessOrEqual(t, view.Drift.Abs(), p.policy.DriftBound)
+	learnt := w.shown(p.serial).Drift
+	require.Greater(t, learnt, time.Minute)
+	require.LessOrEqual(t, learnt, p.policy.DriftBound)
 
 	w.clock.add(10 * time.Minute)
-	p.drift = -p.policy.DriftBound - p.policy.Validity - time.Minute
+	p.drift = p.policy.DriftBound + 2*time.Minute
 	require.Equal(t, ReasonMismatch, w.try(p, p.password()).Reason, "beyond the bound nothing is accepted, however slowly a clock got there")
+	p.drift = 0
+	require.True(t, w.try(p, p.password()).Accepted, "a clock that was put right is found at once")
+}
+
+// A customer who types slowly does not teach the server that the phone is slow.
+func TestASlowCustomerIsNotASlowPhone(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	w.clock.add(40 * time.Second) // a time step begins
+	for _, late := range []time.Duration{110 * time.Second, 115 * time.Second, 110 * time.Second} {
+		typed := p.password()
+		w.clock.add(late)
+		require.True(t, w.try(p, typed).Accepted)
+		require.Zero(t, w.shown(p.serial).Drift)
+		w.clock.add(4*time.Minute - late)
+	}
+	w.clock.add(5 * time.Second)
+	require.True(t, w.try(p, p.password()).Accepted)
 }
 
 func TestAPhoneThatIsFarOffIsNotSearchedFor(t *testing.T) {
