@@ -64,7 +64,7 @@ type attempt struct {
 	subject []byte  // pseudonym
 	tokens  []token // that it may come from
 	guesses budget
-	limits  []GuessLimits // of those tokens; all must let it pass
+	limits  []GuessLimits // of those tokens, and by subject those for strangers; all must let it pass
 	require []store.Require
 }
 
@@ -105,9 +105,6 @@ func (s *Service) attemptSubject(ctx context.Context, a *attempt) error {
 			a.tokens = append(a.tokens, t)
 			a.limits = append(a.limits, t.Guess)
 		}
-	}
-	if len(a.tokens) > 0 {
-		a.limits = a.limits[1:] // theirs, instead of those for strangers
 	}
 	return s.loadGuesses(ctx, a, counted)
 }

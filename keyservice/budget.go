@@ -53,7 +53,9 @@ func (b budget) gate(l GuessLimits, now time.Time) (Reason, time.Duration) {
 	if b.misses(l, now) >= l.MaxMisses {
 		return ReasonLocked, b.unlocks(l, now)
 	}
-	if wait := b.delay(l) - now.Sub(time.UnixMilli(b.LastMiss)); b.Run > 0 && wait > 0 {
+	delay := b.delay(l)
+	wait := min(delay-now.Sub(time.UnixMilli(b.LastMiss)), delay) // never longer, though the clock was ahead then
+	if wait > 0 {
 		return ReasonThrottled, wait
 	}
 	return "", 0

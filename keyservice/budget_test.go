@@ -117,3 +117,18 @@ func TestGuessLimitsValidate(t *testing.T) {
 		require.Error(t, l.Validate(), name)
 	}
 }
+
+// A miss while the clock was ahead delays no longer than any other once the clock is right.
+func TestAClockThatWasAheadDelaysNoLonger(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var b budget
+	b = b.miss(now.Add(365 * day))
+	why, _ := b.gate(limits, now)
+	require.Empty(t, why, "one miss causes no delay")
+	for range 3 {
+		b = b.miss(now.Add(365 * day))
+	}
+	why, wait := b.gate(limits, now)
+	require.Equal(t, ReasonThrottled, why)
+	require.Equal(t, time.Minute, wait)
+}

@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"crypto/hmac"
 	"encoding/hex"
 	"slices"
 	"time"
@@ -91,7 +92,7 @@ func (s *Service) challenge(ctx context.Context, c authz.Caller, r ChallengeRequ
 	t.expire(now)
 	if wait := t.askAgain(c.Name, now); wait > 0 {
 		d := refuse(CodeChallengesPending, "too many SMS passwords were asked for; use the one that was sent, or wait")
-		d.entry.Serial, d.refusal.RetryAfter = t.Serial, wait
+		d.entry.Serial, d.refusal.RetryAfter, d.unsettled = t.Serial, wait, true
 		return Challenge{}, d, nil
 	}
 	made, err := s.newChallenge(ctx, c, r, t, now)
@@ -137,7 +138,7 @@ func (s *Service) newChallenge(ctx context.Context, c authz.Caller, r ChallengeR
 		return challenge{}, err
 	}
 	sealed, err := s.HSM.Encrypt(ctx, transactionAAD(made.ID), plain)
-	made.Transaction = &sealed
+	made.Transaction, made.For = &sealed, s.transactionDigest(made.ID, *r.Transaction)
 	return made, err
 }
 
@@ -155,9 +156,15 @@ func (s *Service) saveChallenge(t token, made challenge, now time.Time) (decisio
 	return d, err
 }
 
+// transactionDigest tells a challenge's transaction from others. It is keyed by the host: nobody can search payees with it.
+func (s *Service) transactionDigest(id string, t otp.Transaction) []byte {
+	digest := t.Digest()
+	return s.sum(slices.Concat([]byte("ramzban/challenge-transaction/1\x00"+id+"\x00"), digest[:]))
+}
+
 // expire forgets the challenges that can no longer be answered.
 func (t *token) expire(now time.Time) {
-	t.keep(func(ch challenge) bool { return ch.waits(now) })
+	t.keep(func(ch challenge) bool { return t.waits(ch, now) })
 }
 
 // keep forgets all other challenges, and notes their code rows as over. The state's own slice is left as it is: the
@@ -174,23 +181,26 @@ func (t *token) keep(which func(challenge) bool) {
 	t.state.Challenges = kept
 }
 
-func (ch challenge) waits(now time.Time) bool {
-	return now.UnixMilli() < ch.ExpiresAt && ch.Tries < challengeTries
+// waits says whether a challenge can still be answered. One that would live longer than its life was asked for while the
+// clock was ahead, and is over.
+func (t token) waits(ch challenge, now time.Time) bool {
+	left := time.UnixMilli(ch.ExpiresAt).Sub(now)
+	return left > 0 && left <= t.Policy.Validity && ch.Tries < challengeTries
 }
 
 // countTry counts a wrong password against every challenge it might have answered; false if there is none.
-func (t *token) countTry(use string, now time.Time) bool {
+func (s *Service) countTry(t *token, a attempt) bool {
 	tried := false
 	after := slices.Clone(t.state.Challenges)
 	for i, ch := range after {
-		if ch.Use == use && ch.waits(now) {
+		if t.waits(ch, a.now) && s.isFor(ch, a) {
 			after[i].Tries++
 			tried = true
 		}
 	}
 	t.state.Challenges = after
 	if tried {
-		t.expire(now)
+		t.expire(a.now)
 	}
 	return tried
 }
@@ -225,7 +235,8 @@ func (t token) askAgain(caller string, now time.Time) time.Duration {
 
 func askUntil(all []ask, caller string, now time.Time) time.Time {
 	for _, a := range all {
-		if until := time.UnixMilli(a.Until); a.Caller == caller && until.After(now) {
+		until := time.UnixMilli(a.Until)
+		if a.Caller == caller && until.After(now) && until.Sub(now) <= askBurst*askInterval { // else the clock was ahead
 			return until
 		}
 	}
@@ -243,14 +254,22 @@ func asked(all []ask, caller string, now time.Time) []ask {
 	return kept
 }
 
-// matchChallenge tries the challenges of the use that wait, and then the one answered last. A challenge that is bound to a
-// transaction can only be answered for that one; what the typed password is compared with is made for the attempt's.
+// isFor says whether the challenge is for the attempt's use and, if it is bound to a transaction, for that one.
+func (s *Service) isFor(ch challenge, a attempt) bool {
+	if ch.Use != a.Use || ch.Transaction == nil {
+		return ch.Use == a.Use
+	}
+	return a.Transaction != nil && hmac.Equal(ch.For, s.transactionDigest(ch.ID, *a.Transaction))
+}
+
+// matchChallenge tries the challenges that wait and are for the attempt's use and transaction, and then the one answered
+// last.
 func (s *Service) matchChallenge(ctx context.Context, a attempt, t *token) (match, error) {
 	var m match
 	err := s.HSM.UseSeed(ctx, *t.Seed, t.Policy.Hash, func(mac seed.MAC) error {
 		m = match{} // the HSM may run this again from its start
 		for i, ch := range t.state.Challenges {
-			if !ch.waits(a.now) {
+			if !t.waits(ch, a.now) || !s.isFor(ch, a) {
 				continue
 			}
 			if right, err := ch.is(mac, *t, a); err != nil || right {
@@ -258,7 +277,7 @@ func (s *Service) matchChallenge(ctx context.Context, a attempt, t *token) (matc
 				return err
 			}
 		}
-		if t.state.Answered == nil {
+		if t.state.Answered == nil || !s.isFor(*t.state.Answered, a) {
 			return nil
 		}
 		right, err := t.state.Answered.is(mac, *t, a)
@@ -273,15 +292,11 @@ func (s *Service) matchChallenge(ctx context.Context, a attempt, t *token) (matc
 	return m, nil
 }
 
-// is says whether the challenge's password, for the attempt's use and transaction, is the typed one.
+// is says whether the challenge's password is the typed one.
 func (ch challenge) is(mac seed.MAC, t token, a attempt) (bool, error) {
-	bound := ch.Transaction != nil
-	if ch.Use != a.Use || bound && a.Transaction == nil {
-		return false, nil
-	}
-	var transaction *otp.Transaction
-	if bound {
-		transaction = a.Transaction
+	transaction := a.Transaction
+	if ch.Transaction == nil {
+		transaction = nil
 	}
 	message, err := smsMessage(t, ch, transaction)
 	if err != nil {
@@ -309,7 +324,7 @@ func transactionAAD(id string) []byte { return []byte("challenge/" + id + "/tran
 
 // collectSMS makes the password of the challenge with this id again, for the courier.
 func (s *Service) collectSMS(ctx context.Context, t token, id string) (CollectedCode, *Error, error) {
-	i := slices.IndexFunc(t.state.Challenges, func(ch challenge) bool { return ch.ID == id && ch.waits(s.Clock()) })
+	i := slices.IndexFunc(t.state.Challenges, func(ch challenge) bool { return ch.ID == id && t.waits(ch, s.Clock()) })
 	if i < 0 || t.Status != Active {
 		return CollectedCode{}, &Error{Code: CodeCodeNotFound, Detail: "no code with this id waits to be collected"}, nil
 	}

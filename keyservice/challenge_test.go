@@ -243,3 +243,97 @@ func TestAnUnboundPasswordIsRefusedForATransaction(t *testing.T) {
 	require.True(t, v.Accepted)
 	require.False(t, v.Bound)
 }
+
+// A password asked for while the clock was ahead is over once the clock is right, and does not hold up others.
+func TestAClockThatWasAheadLeavesNoPasswordBehind(t *testing.T) {
+	w := newWorld(t)
+	w.optedIn(card(1), "second-pin")
+	w.clock.add(365 * day)
+	code := w.ask(card(1), nil)
+	w.ask(card(1), nil)
+	w.clock.add(-365 * day)
+	require.Equal(t, ReasonMismatch, w.verify(bySubject(card(1), code.typed())).Reason)
+	w.ask(card(1), nil)
+	w.clock.add(30 * day)
+	require.Equal(t, ReasonMismatch, w.verify(bySubject(card(1), code.typed())).Reason)
+}
+
+// A challenge is no candidate for another transaction: what the HSM would make of its nonce for that one is not right, and
+// guesses at that one use up no try of it.
+func TestAChallengeAnswersForNoOtherTransaction(t *testing.T) {
+	w := newWorld(t)
+	sms := w.optedIn(card(1), "second-pin")
+	code := w.ask(card(1), &payment)
+	tok, err := w.load(context.Background(), sms.Serial)
+	require.NoError(t, err)
+	other := payment
+	other.Amount = "999999999"
+	message, err := smsMessage(tok, tok.state.Challenges[0], &other)
+	require.NoError(t, err)
+	var made seed.Password
+	require.NoError(t, w.HSM.UseSeed(context.Background(), *tok.Seed, tok.Policy.Hash, func(mac seed.MAC) error {
+		sum, err := mac(message)
+		if err != nil {
+			return err
+		}
+		made, err = otp.Truncate(sum, tok.Policy.Digits)
+		return err
+	}))
+	require.Equal(t, ReasonMismatch, w.verify(paying(card(1), made, other)).Reason)
+	tok, err = w.load(context.Background(), sms.Serial)
+	require.NoError(t, err)
+	require.Zero(t, tok.state.Challenges[0].Tries)
+	require.True(t, w.verify(paying(card(1), code.typed(), payment)).Accepted)
+}
+
+// Unlocking the SMS token also lets its customer ask again.
+func TestUnlockingLetsACustomerAskAgain(t *testing.T) {
+	w := newWorld(t)
+	sms := w.optedIn(card(1), "second-pin")
+	for range askBurst {
+		require.True(t, w.verify(bySubject(card(1), w.ask(card(1), nil).typed())).Accepted)
+	}
+	_, err := w.challenged(coreBanking, card(1), nil)
+	require.Equal(t, CodeChallengesPending, CodeOf(err))
+	_, err = w.Unlock(context.Background(), branch, sms.Serial)
+	require.NoError(t, err)
+	w.ask(card(1), nil)
+}
+
+// What a decision about a customer's two tokens was made from must still hold when it is written, locks or no locks.
+func TestADecisionBySubjectDependsOnBothTokens(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	sms := w.optedIn(card(1), "second-pin")
+	code := w.ask(card(1), nil)
+	w.meanwhile(func() {
+		_, err := w.Suspend(context.Background(), branch, sms.Serial)
+		require.NoError(t, err)
+	})
+	require.Equal(t, ReasonMismatch, w.verify(bySubject(card(1), code.typed())).Reason, "suspended meanwhile")
+
+	offline := p.password()
+	w.meanwhile(func() { require.True(t, w.try(p, offline).Accepted) })
+	require.Equal(t, ReasonAlreadyUsed, w.verify(bySubject(card(1), offline)).Reason, "used meanwhile by serial")
+
+	_, err := w.Resume(context.Background(), branch, sms.Serial)
+	require.NoError(t, err)
+	w.meanwhile(func() {
+		_, err := w.DeactivateSubject(context.Background(), branch, ClassCard, seed.NewSubject(card(1)))
+		require.NoError(t, err)
+	})
+	_, err = w.challenged(coreBanking, card(1), nil)
+	require.Equal(t, CodeNotOptedIn, CodeOf(err), "deactivated meanwhile")
+}
+
+// meanwhile runs fn right before the next commit, with the locks out of the way.
+func (w *world) meanwhile(fn func()) {
+	w.store.before = func(store.Change) error {
+		w.store.before = nil
+		held := w.locks.held
+		w.locks.held = nil
+		fn()
+		w.locks.held = held
+		return nil
+	}
+}

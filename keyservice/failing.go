@@ -11,13 +11,13 @@ import (
 
 // failingSubjects bounds for how many different subjects one caller may fail within an hour, so that nobody tries one
 // password on every customer. A subject counts from the moment it is asked about until a request for it succeeds. It is
-// held in memory, about 100 bytes per subject, and begins anew with each hour and start. The zero value is not ready.
+// held in memory, about 100 bytes per subject, and begins anew with each hour and start.
 type failingSubjects struct {
 	limit int
 
 	mu      sync.Mutex
 	hour    int64
-	callers map[string]map[string]int // how many requests a subject counts for, by caller and subject
+	callers map[string]map[string]bool // the subjects that count, by caller
 }
 
 // errTooManySubjects carries how long it is until the next hour.
@@ -25,34 +25,35 @@ type errTooManySubjects struct{ wait time.Duration }
 
 func (*errTooManySubjects) Error() string { return "the caller failed for too many different subjects" }
 
-// enter counts a subject for the caller; leave takes it back once a request for it has succeeded. A subject that counts
-// already may be asked about again.
+// enter counts a subject for the caller; leave takes that back if the request did not fail for it. A subject that counts
+// already may be asked about again, and counts on.
 func (f *failingSubjects) enter(caller, subject string, now time.Time) (leave func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	hour := now.Truncate(time.Hour)
 	if f.hour != hour.Unix() {
-		f.hour, f.callers = hour.Unix(), map[string]map[string]int{}
+		f.hour, f.callers = hour.Unix(), map[string]map[string]bool{}
 	}
 	subjects, ok := f.callers[caller]
 	if !ok {
-		subjects = map[string]int{}
+		subjects = map[string]bool{}
 		f.callers[caller] = subjects
 	}
-	if _, counts := subjects[subject]; !counts && len(subjects) >= f.limit {
+	if subjects[subject] {
+		return func() {}, nil
+	}
+	if len(subjects) >= f.limit {
 		return nil, &errTooManySubjects{wait: hour.Add(time.Hour).Sub(now)}
 	}
-	subjects[subject]++
-	return func() { f.leave(subjects, subject) }, nil
+	subjects[subject] = true
+	return func() { f.forget(caller, subject) }, nil
 }
 
-// leave forgets a success. Requests for the same subject that failed meanwhile still count.
-func (f *failingSubjects) leave(subjects map[string]int, subject string) {
+// forget no longer counts the subject: whose password was right for a customer was not trying one on everybody.
+func (f *failingSubjects) forget(caller, subject string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if subjects[subject]--; subjects[subject] <= 0 {
-		delete(subjects, subject)
-	}
+	delete(f.callers[caller], subject)
 }
 
 // undecided are the codes of what could not be decided.

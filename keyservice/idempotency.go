@@ -146,6 +146,9 @@ func (r *idempotent) attempt(ctx context.Context, decide func() (decision, error
 	if err != nil {
 		return decision{}, err
 	}
+	if d.unsettled {
+		return d, nil // nothing was looked at: the same request may be asked again later
+	}
 	return r.keep(ctx, rows, d, answer())
 }
 

@@ -50,15 +50,10 @@ func (w *world) stored() map[store.Key]string {
 
 // A retry gets the first answer, whatever it was, over a restart too, and nothing of the use case happens again.
 func TestARepeatedVerificationGetsTheFirstAnswer(t *testing.T) {
-	for name, typed := range map[string]func(*phone) seed.Password{"accepted": (*phone).password, "refused": (*phone).wrong, "throttled": (*phone).password} {
+	for name, typed := range map[string]func(*phone) seed.Password{"accepted": (*phone).password, "refused": (*phone).wrong} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			p := w.enrol(card(1), "offline-60")
-			for range 3 {
-				if name == "throttled" {
-					w.try(p, p.wrong())
-				}
-			}
 			otp := typed(p)
 			first, err := w.keyed("k", p, otp)
 			require.NoError(t, err)
@@ -208,6 +203,30 @@ func TestTheFormOfIdempotencyKeys(t *testing.T) {
 	v, err := w.keyed("!"+strings.Repeat("~", 127), p, p.password())
 	require.NoError(t, err)
 	require.True(t, v.Accepted)
+}
+
+// A password that was not looked at is looked at under the same key once the delay is over: a client does as it is told
+// and asks again. Nor does the key tell, meanwhile, whether another password would be the same.
+func TestAThrottledRequestIsNotSettled(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "offline-60")
+	for range 3 {
+		w.try(p, p.wrong())
+	}
+	typed := p.password()
+	for _, otp := range []seed.Password{typed, p.wrong(), typed} {
+		v, err := w.keyed("k", p, otp)
+		require.NoError(t, err)
+		require.Equal(t, ReasonThrottled, v.Reason)
+	}
+	w.clock.add(30 * time.Second)
+	v, err := w.keyed("k", p, typed)
+	require.NoError(t, err)
+	require.True(t, v.Accepted)
+	first := v
+	v, err = w.keyed("k", p, typed)
+	require.NoError(t, err)
+	require.Equal(t, again(first), v)
 }
 
 // What was not decided leaves no row: the retry is decided.

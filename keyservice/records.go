@@ -93,7 +93,8 @@ type challenge struct {
 	ExpiresAt   int64           `cbor:"4,keyasint"`           // Unix milliseconds
 	Tries       int             `cbor:"5,keyasint"`           // wrong passwords while it waited
 	Caller      string          `cbor:"6,keyasint"`           // who asked
-	Transaction *seed.Encrypted `cbor:"7,keyasint,omitempty"` // what it is for, if it is bound
+	Transaction *seed.Encrypted `cbor:"7,keyasint,omitempty"` // what it is for, if it is bound …
+	For         []byte          `cbor:"8,keyasint,omitempty"` // … and a keyed digest of that
 }
 
 // pointer is a row that names a token: the live token of a subject, or the token of a code.

@@ -104,6 +104,8 @@ type decision struct {
 	change  store.Change
 	entry   audit.Entry
 	refusal *Error // answered after the entry is durable; nil if the request was carried out
+
+	unsettled bool // nothing was looked at, for now: a repeat under the same idempotency key is decided anew
 }
 
 // refuse makes a decision that changes nothing but the log.

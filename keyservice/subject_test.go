@@ -80,13 +80,19 @@ func TestOneMissCountsOnce(t *testing.T) {
 	sms := w.optedIn(card(1), "second-pin")
 	w.ask(card(1), nil)
 	w.ask(card(1), &payment)
+	tries := func() []int {
+		tok, err := w.load(context.Background(), sms.Serial)
+		require.NoError(t, err)
+		return []int{tok.state.Challenges[0].Tries, tok.state.Challenges[1].Tries}
+	}
 	v := w.verify(bySubject(card(1), p.wrong()))
 	require.Equal(t, ReasonMismatch, v.Reason)
 	require.Empty(t, v.Serial)
 	require.Equal(t, 1, w.guesses(card(1)).Run)
-	tok, err := w.load(context.Background(), sms.Serial)
-	require.NoError(t, err)
-	require.Equal(t, []int{1, 1}, []int{tok.state.Challenges[0].Tries, tok.state.Challenges[1].Tries})
+	require.Equal(t, []int{1, 0}, tries(), "the other is for a payment")
+	require.Equal(t, ReasonMismatch, w.verify(paying(card(1), p.wrong(), payment)).Reason)
+	require.Equal(t, 2, w.guesses(card(1)).Run)
+	require.Equal(t, []int{2, 1}, tries())
 }
 
 // Whatever a caller does with a card that is unknown, suspended, not connected to the use or not activated, the answers
@@ -193,4 +199,35 @@ func TestOutagesDoNotCountAgainstACaller(t *testing.T) {
 	w.hsm.fail = nil
 	require.True(t, w.try(p, p.password()).Accepted)
 	require.True(t, w.try(q, q.password()).Accepted)
+}
+
+// A typing error that is followed by the right password does not count; a challenge that was asked for forgives nothing.
+func TestASubjectNoLongerCountsOnceItsPasswordIsRight(t *testing.T) {
+	w := newWorld(t)
+	w.failing.limit = 1
+	p := w.enrol(card(1), "offline-60")
+	w.optedIn(card(1), "second-pin")
+	require.Equal(t, ReasonMismatch, w.verify(bySubject(card(1), p.wrong())).Reason)
+	w.ask(card(1), nil)
+	_, err := w.Verify(context.Background(), coreBanking, bySubject(card(2), p.wrong()))
+	require.Equal(t, CodeTooManySubjects, CodeOf(err))
+	right := p.password()
+	require.True(t, w.verify(bySubject(card(1), right)).Accepted)
+	require.Equal(t, ReasonAlreadyUsed, w.verify(bySubject(card(1), right)).Reason, "nor does a password that was right")
+	require.Equal(t, ReasonMismatch, w.verify(bySubject(card(2), p.wrong())).Reason)
+}
+
+// A profile that throttles less than the others does not tell which cards have it.
+func TestAProfilesOwnThrottlingDoesNotTell(t *testing.T) {
+	w := newWorld(t)
+	lenient := w.Profiles["offline-60"]
+	lenient.Guess.BaseDelay = time.Second
+	w.Profiles["offline-60"] = lenient
+	p := w.enrol(card(1), "offline-60")
+	for i := 1; i <= 2; i++ {
+		for range 3 {
+			w.verify(bySubject(card(i), p.wrong()))
+		}
+		require.Equal(t, 30*time.Second, w.verify(bySubject(card(i), p.wrong())).RetryAfter)
+	}
 }

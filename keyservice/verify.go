@@ -85,6 +85,9 @@ func (s *Service) Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (
 	if err != nil {
 		return Verdict{}, err
 	}
+	if v.Accepted && !done.repeated {
+		s.failing.forget(c.Name, who.limited())
+	}
 	v.AuditIndex, v.Repeated = done.index, done.repeated
 	return v, nil
 }
@@ -170,8 +173,9 @@ func refusedAttempt(err error) (decision, error) {
 // refused makes a verdict that changes nothing but the log.
 func (a attempt) refused(why Reason, wait time.Duration) (Verdict, decision, error) {
 	return Verdict{Reason: why, RetryAfter: wait, Serial: a.Serial}, decision{
-		change: store.Change{Require: a.require},
-		entry:  audit.Entry{Outcome: audit.Refused, Reason: string(why), Serial: a.logged(), Use: a.Use},
+		unsettled: why == ReasonThrottled || why == ReasonLocked,
+		change:    store.Change{Require: a.require},
+		entry:     audit.Entry{Outcome: audit.Refused, Reason: string(why), Serial: a.logged(), Use: a.Use},
 	}, nil
 }
 
@@ -194,7 +198,7 @@ func (s *Service) missed(a attempt) (Verdict, decision, error) {
 	}
 	d.change.Put = append(d.change.Put, row)
 	for _, t := range a.tokens {
-		if !t.countTry(a.Use, a.now) {
+		if !s.countTry(&t, a) {
 			continue
 		}
 		if err := s.putState(&d, &t); err != nil {
