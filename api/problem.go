@@ -67,6 +67,7 @@ var meanings = map[string]meaning{
 	string(keyservice.CodeActivationWrong):     {403, "Wrong activation code", "check code, serial and subject: they do not belong together, and few tries are left", 0},
 	string(keyservice.CodeProofWrong):          {403, "Wrong proof", "activate again on the device: it does not have this token's seed", 0},
 	string(keyservice.CodeSeedInvalid):         {422, "Unsuitable seed", "have the maker wrap the seed again: 20 to 64 bytes, RSA-OAEP under the key of GET /v1/import-key", 0},
+	string(keyservice.CodeSeedInUse):           {409, "Seed in use", "deactivate the token that has this seed: one device is one token", 0},
 	string(keyservice.CodeKeyReused):           {422, "Idempotency key used before", "use a new Idempotency-Key for a new request: this one belongs to a request with another body", 0},
 	string(keyservice.CodePINMissing):          {409, "No PIN set", "set the customer's PIN first: this token's passwords are made with it", 0},
 	string(keyservice.CodeNotOptedIn):          {409, "No SMS passwords", "let the customer use the offline password, or opt in: nothing is sent to this subject for this use", 0},

@@ -26,6 +26,8 @@ func sweepOps(r *rig) map[string]func() error {
 	a, b := r.enrol("a"), r.enrol("b")
 	want := r.pseudonymous()
 	hardware := asMaker(r.t, r.HSM, rfcSecret(20))
+	first, err := r.Import(r.t.Context(), hardware, seed.SHA1)
+	require.NoError(r.t, err)
 	return map[string]func() error{
 		"use two seeds over one cache slot": func() error {
 			return errors.Join(r.check(r.t.Context(), a, "message"), r.check(r.t.Context(), b, "message"))
@@ -38,11 +40,14 @@ func sweepOps(r *rig) map[string]func() error {
 			return err
 		},
 		"import": func() error {
-			w, err := r.Import(r.t.Context(), hardware, seed.SHA1)
+			made, err := r.Import(r.t.Context(), hardware, seed.SHA1)
+			if err == nil && !bytes.Equal(made.Fingerprint.Sum, first.Fingerprint.Sum) {
+				err = errWrong
+			}
 			if err != nil {
 				return err
 			}
-			return r.check(r.t.Context(), known{seed.SHA1, rfcSecret(20), w}, "message")
+			return r.check(r.t.Context(), known{seed.SHA1, rfcSecret(20), made.ForStore}, "message")
 		},
 		"pseudonym": func() error {
 			got, err := r.pseudonym()

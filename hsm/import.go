@@ -57,67 +57,93 @@ func (s *session) publicHalf(key pkcs11.ObjectHandle) (*rsa.PublicKey, error) {
 // Import takes a maker's seed (RSA-OAEP with SHA-1, MGF1-SHA-1 and no label, under any version of the import key) to the
 // active wrapping master key (RFC 5649). It never leaves the HSM in clear, and nothing of it stays there.
 //
+// Two seeds have the same fingerprint if and only if they make the same MACs, however they were wrapped: it is a MAC made
+// with the seed, passed through the lookup key, so that nobody without the HSM can hold a guessed seed against it.
+//
 // seed.ErrBadBlob: it is not wrapped to an import key, or not as long as the hash asks for: 20 to 64 bytes for SHA-1, 32
 // to 64 for SHA-256, 64 for SHA-512. A module that makes MACs with shorter keys than these lets pass a seed that is up
 // to 7 bytes too short: RFC 5649 shows lengths in steps of 8 only.
-func (h *HSM) Import(ctx context.Context, wrapped []byte, hash seed.Hash) (seed.Wrapped, error) {
+func (h *HSM) Import(ctx context.Context, wrapped []byte, hash seed.Hash) (seed.Imported, error) {
 	switch {
 	case hash.New() == nil:
-		return seed.Wrapped{}, fmt.Errorf("import a seed: unknown hash %v", hash)
+		return seed.Imported{}, fmt.Errorf("import a seed: unknown hash %v", hash)
 	case len(wrapped) != importKeyLength:
-		return seed.Wrapped{}, fmt.Errorf("%w: it has %d bytes, not %d", errOtherKey, len(wrapped), importKeyLength)
+		return seed.Imported{}, fmt.Errorf("%w: it has %d bytes, not %d", errOtherKey, len(wrapped), importKeyLength)
 	}
-	var w seed.Wrapped
+	var made seed.Imported
 	err := h.run(ctx, func(g *generation) error {
 		return g.workers.withSession(ctx, func(s *session) (err error) {
-			w, err = g.importSeed(s, wrapped, hash)
+			made, err = g.importSeed(s, wrapped, hash)
 			return err
 		})
 	})
 	if err != nil {
-		return seed.Wrapped{}, err
+		return seed.Imported{}, err
 	}
-	return w, nil
+	return made, nil
 }
 
 // importSeed tries the versions of the import key, the active one first, until one fits.
-func (g *generation) importSeed(s *session, wrapped []byte, hash seed.Hash) (w seed.Wrapped, err error) {
+func (g *generation) importSeed(s *session, wrapped []byte, hash seed.Hash) (made seed.Imported, err error) {
 	for _, ref := range g.keys.newestFirst(labelImport) {
-		if w, err = g.importWith(s, ref, wrapped, hash); !errors.Is(err, errOtherKey) {
+		if made, err = g.importWith(s, ref, wrapped, hash); !errors.Is(err, errOtherKey) {
 			break
 		}
 	}
-	return w, err
+	return made, err
 }
 
 // importWith proves, before anything is stored, that the seed can make MACs as the maker wrapped it and that the one
 // wrapped for the store makes the same.
-func (g *generation) importWith(s *session, ref seed.KeyRef, wrapped []byte, hash seed.Hash) (seed.Wrapped, error) {
+func (g *generation) importWith(s *session, ref seed.KeyRef, wrapped []byte, hash seed.Hash) (seed.Imported, error) {
 	key, err := g.keys.get(ref)
 	if err != nil {
-		return seed.Wrapped{}, err
+		return seed.Imported{}, err
 	}
-	want, err := g.checkMaker(s, key, wrapped, hash)
+	want, err := g.signMaker(s, key, wrapped, hash)
 	if err != nil {
-		return seed.Wrapped{}, err
+		return seed.Imported{}, err
 	}
+	defer clear(want)
 	w, err := g.rewrap(s, key, wrapped, hash)
 	if err != nil {
-		return seed.Wrapped{}, err
+		return seed.Imported{}, err
 	}
 	if err := checkLengths(w, hash); err != nil {
-		return seed.Wrapped{}, err
+		return seed.Imported{}, err
 	}
 	got, err := g.checkWrapped(s, w, hash)
-	if err == nil && !hmac.Equal(got, want) {
+	if err == nil && !hmac.Equal(got, want[:checkLength]) {
 		err = errors.New("import a seed: the seed wrapped for the store is another one")
 	}
-	return w, err
+	if err != nil {
+		return seed.Imported{}, err
+	}
+	made := seed.Imported{ForStore: w}
+	made.Fingerprint, err = g.fingerprint(s, want)
+	return made, err
 }
 
-// checkMaker makes the check MAC of a seed as its maker wrapped it. So the module judges its length: where it starts the
-// MAC, it refuses a key that is too short for the hash.
-func (g *generation) checkMaker(s *session, key pkcs11.ObjectHandle, wrapped []byte, hash seed.Hash) (check []byte, err error) {
+// fingerprint passes a MAC that was made with a seed through the lookup key.
+func (g *generation) fingerprint(s *session, made []byte) (m seed.MACed, err error) {
+	var key pkcs11.ObjectHandle
+	m.Key, key = g.keys.current(labelLookup)
+	m.Sum, err = s.hmac(key, seed.SHA256, tagged(purposeFingerprint, made))
+	return m, err
+}
+
+// checkMaker makes the check MAC of a seed as its maker wrapped it.
+func (g *generation) checkMaker(s *session, key pkcs11.ObjectHandle, wrapped []byte, hash seed.Hash) ([]byte, error) {
+	sum, err := g.signMaker(s, key, wrapped, hash)
+	if err != nil {
+		return nil, err
+	}
+	return sum[:checkLength], nil
+}
+
+// signMaker makes the whole MAC of which the check MAC is the beginning. So the module judges the seed's length: where it
+// starts the MAC, it refuses a key that is too short for the hash.
+func (g *generation) signMaker(s *session, key pkcs11.ObjectHandle, wrapped []byte, hash seed.Hash) (sum []byte, err error) {
 	h, err := s.unwrap(oaep(), key, wrapped, verifyTemplate(hash, macLength(hash), g.cfg.Profile))
 	if errors.Is(blobError(err, g.cfg.Profile), seed.ErrBadBlob) {
 		return nil, fmt.Errorf("%w: %w", errOtherKey, err)
@@ -126,13 +152,13 @@ func (g *generation) checkMaker(s *session, key pkcs11.ObjectHandle, wrapped []b
 		return nil, err
 	}
 	err = s.lend(h, "a maker's seed", func(h pkcs11.ObjectHandle) (err error) {
-		check, err = s.checkMAC(h, hash)
+		sum, err = s.hmac(h, hash, tagged(purposeSelfCheck))
 		if errors.Is(err, pkcs11.Error(pkcs11.CKR_KEY_SIZE_RANGE)) {
 			err = fmt.Errorf("%w: the seed is too short for %s: %w", seed.ErrBadBlob, hash, err)
 		}
 		return err
 	})
-	return check, err
+	return sum, err
 }
 
 // rewrap takes a seed from the maker's wrapping to the store's. The key has unwrapped it before: that it refuses it now is

@@ -65,10 +65,10 @@ func TestAMakersSeedReachesTheStore(t *testing.T) {
 			value := make([]byte, length)
 			_, err := rand.Read(value)
 			require.NoError(t, err)
-			w, err := h.Import(t.Context(), asMaker(t, h, value), hash)
+			made, err := h.Import(t.Context(), asMaker(t, h, value), hash)
 			require.NoError(t, err, "%s, %d bytes", hash, length)
-			require.Equal(t, seed.KeyRef{Label: "wrap", Version: 1}, w.Key)
-			k := known{hash, value, w}
+			require.Equal(t, seed.KeyRef{Label: "wrap", Version: 1}, made.ForStore.Key)
+			k := known{hash, value, made.ForStore}
 			sum, err := k.mac(t.Context(), h, []byte("message"))
 			require.NoError(t, err)
 			require.Equal(t, k.software([]byte("message")), sum, "%s, %d bytes", hash, length)
@@ -77,6 +77,28 @@ func TestAMakersSeedReachesTheStore(t *testing.T) {
 	n, err := h.LiveObjects(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, h.Stats().CachedSeeds, n)
+}
+
+// A seed is known again by its fingerprint, however it was wrapped, and though zeroes were put behind it: to HMAC that is
+// the same key (RFC 2104 section 2). Nobody who has the seed can make the fingerprint.
+func TestASeedIsKnownByItsFingerprint(t *testing.T) {
+	h := open(t)
+	printOf := func(value []byte, hash seed.Hash) seed.MACed {
+		made, err := h.Import(t.Context(), asMaker(t, h, value), hash)
+		require.NoError(t, err)
+		require.Equal(t, seed.KeyRef{Label: "lookup", Version: 1}, made.Fingerprint.Key)
+		require.Len(t, made.Fingerprint.Sum, sha256.Size)
+		return made.Fingerprint
+	}
+	value := rfcSecret(32)
+	first, other := printOf(value, seed.SHA1), slices.Clone(value)
+	other[31] ^= 1
+	require.Equal(t, first, printOf(value, seed.SHA1))
+	require.Equal(t, first, printOf(append(slices.Clone(value), 0, 0), seed.SHA1))
+	require.NotEqual(t, first, printOf(other, seed.SHA1))
+	require.NotEqual(t, first, printOf(value, seed.SHA256), "it makes other passwords")
+	raw := known{seed.SHA1, value, seed.Wrapped{}}.software([]byte("ramzban/self-check/1\x00"))
+	require.NotContains(t, string(first.Sum), string(raw[:8]))
 }
 
 // An independent maker: openssl reads the public key and wraps the seed.
@@ -88,9 +110,9 @@ func TestOpenSSLSendsASeed(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "key.der"), der, 0o600))
 	wrapped := openssl(t, dir, rfcSecret(20), "pkeyutl", "-encrypt", "-pubin", "-keyform", "DER", "-inkey", "key.der",
 		"-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha1", "-pkeyopt", "rsa_mgf1_md:sha1")
-	w, err := h.Import(t.Context(), wrapped, seed.SHA1)
+	made, err := h.Import(t.Context(), wrapped, seed.SHA1)
 	require.NoError(t, err)
-	k := known{seed.SHA1, rfcSecret(20), w}
+	k := known{seed.SHA1, rfcSecret(20), made.ForStore}
 	sum, err := k.mac(t.Context(), h, []byte("message"))
 	require.NoError(t, err)
 	require.Equal(t, k.software([]byte("message")), sum)
@@ -104,9 +126,9 @@ func TestMakersSeedsOfWrongLengthsAreRefused(t *testing.T) {
 	} {
 		for _, length := range lengths {
 			t.Run(fmt.Sprintf("%s, %d bytes", hash, length), func(t *testing.T) {
-				w, err := h.Import(t.Context(), asMaker(t, h, bytes.Repeat([]byte{0xA5}, length)), hash)
+				made, err := h.Import(t.Context(), asMaker(t, h, bytes.Repeat([]byte{0xA5}, length)), hash)
 				require.ErrorIs(t, err, seed.ErrBadBlob)
-				require.Zero(t, w)
+				require.Zero(t, made)
 			})
 		}
 	}
@@ -174,14 +196,17 @@ func TestSeedsToOlderImportKeysAreImported(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, h.Close()) }()
 	require.False(t, first.Equal(importKey(t, h)))
+	prints := map[string]bool{}
 	for name, wrapped := range map[string][]byte{"old": old, "new": asMaker(t, h, rfcSecret(20))} {
-		w, err := h.Import(t.Context(), wrapped, seed.SHA1)
+		made, err := h.Import(t.Context(), wrapped, seed.SHA1)
 		require.NoError(t, err, name)
-		k := known{seed.SHA1, rfcSecret(20), w}
+		prints[string(made.Fingerprint.Sum)] = true
+		k := known{seed.SHA1, rfcSecret(20), made.ForStore}
 		sum, err := k.mac(t.Context(), h, []byte("message"))
 		require.NoError(t, err)
 		require.Equal(t, k.software([]byte("message")), sum, name)
 	}
+	require.Len(t, prints, 1)
 	// The reason given is that of the key it was wrapped to, not of the one tried last.
 	_, err = h.Import(t.Context(), asMaker(t, h, rfcSecret(19)), seed.SHA1)
 	require.ErrorIs(t, err, seed.ErrBadBlob)
@@ -196,7 +221,7 @@ func TestFaultImportReadsNothing(t *testing.T) {
 	made := r.callsOf(func() error { _, err := r.Import(t.Context(), wrapped, seed.SHA1); return err }, "import")
 	require.Equal(t, calls{
 		fault.UnwrapKey: 3,                                  // for the proof, for the store, and back from it
-		fault.SignInit:  2, fault.Sign: 4, fault.WrapKey: 2, // miekg/pkcs11 asks for lengths first
+		fault.SignInit:  3, fault.Sign: 6, fault.WrapKey: 2, // miekg/pkcs11 asks for lengths first
 		fault.DestroyObject: 3,
 	}, made)
 }
@@ -217,6 +242,7 @@ func TestFaultImportErrorsAreNoVerdict(t *testing.T) {
 		"the store's own refused": {fault.Fault{Function: fault.UnwrapKey, Code: pkcs11.CKR_WRAPPED_KEY_INVALID, Skip: 2}, false},
 		"no MAC":                  {fault.Fault{Function: fault.SignInit, Code: pkcs11.CKR_GENERAL_ERROR}, false},
 		"no MAC of the store's":   {fault.Fault{Function: fault.SignInit, Code: pkcs11.CKR_KEY_SIZE_RANGE, Skip: 1}, false},
+		"no fingerprint":          {fault.Fault{Function: fault.SignInit, Code: pkcs11.CKR_KEY_SIZE_RANGE, Skip: 2}, false},
 		"not wrapped":             {fault.Fault{Function: fault.WrapKey, Code: pkcs11.CKR_KEY_UNEXTRACTABLE}, false},
 		"function failed":         {fault.Fault{Function: fault.UnwrapKey, Code: pkcs11.CKR_FUNCTION_FAILED}, false},
 	} {

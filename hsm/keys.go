@@ -20,7 +20,7 @@ const (
 	labelDerive = "derive" // the derivation master key: makes seeds
 	labelSeal   = "seal"   // seals of records, and the state key
 	labelDigest = "digest" // codes and idempotency digests
-	labelLookup = "lookup" // pseudonyms of subjects
+	labelLookup = "lookup" // pseudonyms of subjects, fingerprints of makers' seeds
 	labelData   = "data"   // small secrets the service must read back
 	labelImport = "import" // brings in the seeds of hardware tokens
 )

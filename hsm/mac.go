@@ -13,10 +13,11 @@ import (
 
 // The purposes this package keeps for itself.
 const (
-	purposeStateKey  = "state-key"
-	purposeSelfCheck = "self-check"
-	purposeSubject   = "subject"
-	purposeReady     = "ready"
+	purposeStateKey    = "state-key"
+	purposeSelfCheck   = "self-check"
+	purposeSubject     = "subject"
+	purposeFingerprint = "seed-fingerprint"
+	purposeReady       = "ready"
 )
 
 // scheme is the version of what follows the tag in a MAC's input.
@@ -37,7 +38,7 @@ func tagged(purpose string, data ...[]byte) []byte {
 // checkPurpose refuses a purpose that is not of lower-case letters, digits, '-' and '/', and those kept for this package.
 func checkPurpose(purpose string) error {
 	switch purpose {
-	case purposeStateKey, purposeSelfCheck, purposeSubject, purposeReady:
+	case purposeStateKey, purposeSelfCheck, purposeSubject, purposeFingerprint, purposeReady:
 		return fmt.Errorf("MAC purpose %q is reserved", purpose)
 	}
 	bad := func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-/", r) }

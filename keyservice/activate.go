@@ -7,7 +7,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"errors"
 	"math/big"
 	"slices"
 	"sync"
@@ -263,20 +262,6 @@ func (s *Service) enrol(ctx context.Context, t token, dev device) (token, *Error
 		return t, nil, err
 	}
 	t.Derive, t.Seed, t.Delivery = &born.Derive, &born.ForStore, born.ForDevice
-	return t.pending(dev), nil, nil
-}
-
-// enrolHardware takes the seed of a hardware token from its maker, inside the HSM. A blob that the HSM refuses is the
-// caller's fault: the service did not make it.
-func (s *Service) enrolHardware(ctx context.Context, t token, dev device) (token, *Error, error) {
-	kept, err := s.HSM.Import(ctx, dev.maker, t.Policy.Hash)
-	if errors.Is(err, seed.ErrBadBlob) {
-		return t, &Error{Code: CodeSeedInvalid, Detail: "maker_seed is not wrapped to the import key, or is not a seed of a length that the token's hash takes"}, nil
-	}
-	if err != nil {
-		return t, nil, err
-	}
-	t.Seed = &kept
 	return t.pending(dev), nil, nil
 }
 

@@ -153,7 +153,11 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 	if err != nil {
 		return nil, err
 	}
-	return older(append(all, live)), nil
+	seed, err := s.compareHolder(ctx, snap, r)
+	if err != nil {
+		return nil, err
+	}
+	return older(append(all, live, seed)), nil
 }
 
 // compareLive looks whether a token that lives is its subject's live one.

@@ -41,6 +41,7 @@ const (
 	CodeProofWrong          Code = "proof_wrong"
 	CodeOTPMalformed        Code = "otp_malformed"
 	CodeSeedInvalid         Code = "seed_invalid"
+	CodeSeedInUse           Code = "seed_in_use"
 	CodePINMissing          Code = "pin_not_set"
 	CodeNotOptedIn          Code = "not_opted_in"
 	CodeChallengesPending   Code = "challenges_pending"

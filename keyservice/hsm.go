@@ -18,9 +18,9 @@ type HSM interface {
 	// ImportKey returns the public key (DER SubjectPublicKeyInfo) to which the maker of hardware tokens wraps their seeds.
 	// Import takes such a seed (RSA-OAEP with SHA-1, MGF1-SHA-1 and no label) from the maker to the active wrapping
 	// master key without its leaving the HSM. seed.ErrBadBlob: it is not wrapped to an import key, or not a seed of 20 to
-	// 64 bytes (32 to 64 for SHA-256, 64 for SHA-512).
+	// 64 bytes (32 to 64 for SHA-256, 64 for SHA-512). The fingerprint is the same whenever two seeds make the same MACs.
 	ImportKey(ctx context.Context) ([]byte, error)
-	Import(ctx context.Context, wrapped []byte, hash seed.Hash) (seed.Wrapped, error)
+	Import(ctx context.Context, wrapped []byte, hash seed.Hash) (seed.Imported, error)
 
 	// UseSeed lends fn an HMAC under the wrapped seed, which stays in the HSM and pinned while fn runs. fn may be run
 	// again from its start after a session was lost, so it must have no effect but its result. fn must not

@@ -65,7 +65,8 @@ func (s *Service) changed(ctx context.Context, before, after token, refusal *Err
 }
 
 // follow adds what a changed token means for other rows: a code's row lives while the code can be used, the subject's
-// live row until the token is deactivated, and a use that is new to the token has a guess budget.
+// live row until the token is deactivated, a use that is new to the token has a guess budget, and a maker's seed names the
+// token that got it.
 func (s *Service) follow(ctx context.Context, before, after token, d *decision) error {
 	was, is := before.codes(), after.codes()
 	for _, id := range without(was, is) {
@@ -73,6 +74,11 @@ func (s *Service) follow(ctx context.Context, before, after token, d *decision) 
 	}
 	for _, id := range without(is, was) {
 		if err := s.addPointer(codeKey(id), after.Serial, d); err != nil {
+			return err
+		}
+	}
+	if before.Maker == nil && after.Maker != nil {
+		if err := s.addHolder(after, d); err != nil {
 			return err
 		}
 	}

@@ -17,7 +17,8 @@ type customer struct {
 	code    string // id of a code that was asked for
 	typed   seed.Code
 	phone   *phone // of the channel app
-	maker   []byte // of the channel hardware
+	fob     string // of the channel hardware: its seed …
+	maker   []byte // … and that as its maker wrapped it
 }
 
 // The ways of making customers, by channel. Each starts a token as Issue leaves it.
@@ -28,7 +29,8 @@ func (w *world) customer(channel, subject string) *customer {
 	case ChannelApp:
 		issued = w.pinned(subject)
 	case ChannelHardware:
-		issued, c.maker = w.issuedHardware(subject), w.wrapped(makerSeed)
+		c.fob = "fob " + subject
+		issued, c.maker = w.issuedHardware(subject), w.wrapped(c.fob)
 	case ChannelSMS:
 		issued = w.optedIn(subject, "second-pin")
 		made, err := w.challenged(coreBanking, subject, nil)
@@ -92,7 +94,7 @@ func activate(c *customer) string {
 }
 
 func confirm(c *customer) string {
-	r := ConfirmRequest{Serial: c.serial, OTP: seed.NewPassword(appendixD[0])}
+	r := ConfirmRequest{Serial: c.serial, OTP: c.press(0)}
 	if c.maker == nil {
 		r = ConfirmRequest{Serial: c.serial, Proof: make([]byte, 20)}
 		if c.phone.seed != nil {
@@ -110,11 +112,14 @@ func deactivate(c *customer) string {
 	return answered(second(c.w.Deactivate(context.Background(), branch, c.serial)))
 }
 
+// press is the password of the customer's hardware token after n others.
+func (c *customer) press(n uint64) seed.Password { return seed.NewPassword(pressed(c.w.t, c.fob, n)) }
+
 // now is the customer's right password of now, if the token can make any.
 func (c *customer) now() seed.Password {
 	switch {
 	case c.maker != nil:
-		return seed.NewPassword(appendixD[1])
+		return c.press(1)
 	case c.phone.seed != nil:
 		return c.phone.at(c.phone.factor())
 	}
@@ -126,7 +131,7 @@ func (c *customer) pair() (seed.Password, seed.Password) {
 	if c.phone.seed != nil {
 		return c.phone.at(c.phone.factor()), c.phone.at(c.phone.factor() + 1)
 	}
-	return seed.NewPassword(appendixD[4]), seed.NewPassword(appendixD[5])
+	return c.press(4), c.press(5)
 }
 
 var operations = map[string]func(*customer) string{

@@ -44,6 +44,7 @@ type record struct {
 	Guess     GuessLimits     `cbor:"19,keyasint"`           // throttling of the profile
 	Mobile    *seed.Encrypted `cbor:"20,keyasint,omitempty"` // the customer's mobile number
 	PIN       *seed.Encrypted `cbor:"21,keyasint,omitempty"` // digest of the customer's PIN, as the suite wants it
+	Maker     *makerRecord    `cbor:"22,keyasint,omitempty"` // of hardware tokens, from activation on
 }
 
 // kind of passwords the token makes; a subject has at most one live token per class and kind.

@@ -26,7 +26,7 @@ func budgetKey(pseudonym []byte, use string) store.Key {
 
 // tampered: a stored row is missing, or is not what the service wrote there.
 type tampered struct {
-	what   string // "token record", "token state", "guess budget", "live token", "code"
+	what   string // "token record", "token state", "guess budget", "live token", "code", "maker seed"
 	err    error
 	serial string // of the token concerned, if it is known
 }

@@ -142,6 +142,13 @@ func (w *world) targets() map[string]target {
 	hardware := w.customer(ChannelHardware, card(4))
 	hardware.become(Pending)
 	add("hardware", hardware.serial, func() error { return second(w.Token(context.Background(), branch, hardware.serial)) })
+
+	gone := w.customer(ChannelHardware, card(5))
+	gone.become(Deactivated)
+	next := w.issuedHardware(card(6))
+	request := ActivateRequest{Serial: next.Serial, Subject: seed.NewSubject(card(6)), Code: w.code(next), MakerSeed: gone.maker}
+	add("its seed's next", gone.serial, func() error { return second(w.Activate(context.Background(), mobileBank, request)) },
+		func(t token) store.Key { return makerSeedKey(t.Maker.Fingerprint.Sum) })
 	return all
 }
 
@@ -189,6 +196,7 @@ func TestEveryEditedFieldIsSeen(t *testing.T) {
 			requireEveryField(t, seen, "b/", budget{})
 			requireEveryField(t, seen, "l/", pointer{})
 			requireEveryField(t, seen, "c/", pointer{})
+			requireEveryField(t, seen, "h/", holder{})
 		})
 	}
 }

@@ -277,7 +277,7 @@ type AuditAnswer struct {
 // Discrepancy is a place where the database is not what the audit log says it must be.
 type Discrepancy struct {
 	Serial string `json:"serial,omitempty" doc:"The token; none for entries of the log itself" example:"402519938461"`
-	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,logged twice,audit entry changed,audit entry missing" doc:"Which value went back, or what became of an entry"`
+	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,maker seed,logged twice,audit entry changed,audit entry missing" doc:"Which value went back, or what became of an entry"`
 	Logged uint64 `json:"logged" doc:"What the log says it was; for an entry, its index"`
 	Stored uint64 `json:"stored" doc:"What is stored now; 0 when the row is missing"`
 }

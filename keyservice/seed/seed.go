@@ -67,6 +67,12 @@ type Enrolled struct {
 	ForDevice []byte  // RSA-OAEP ciphertext under the phone's public key; nil if there is no phone
 }
 
+// Imported is the seed of a hardware token, which its maker wrapped.
+type Imported struct {
+	ForStore    Wrapped // under the active wrapping master key (RFC 5649)
+	Fingerprint MACed   // the same for every wrapping of the seed; it says nothing about the seed
+}
+
 // MAC computes the HMAC of message under one pinned seed, inside the HSM. It is valid only inside the call that lent it.
 type MAC func(message []byte) ([]byte, error)
 
