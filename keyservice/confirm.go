@@ -105,14 +105,20 @@ func (s *Service) confirmHardware(ctx context.Context, t token, typed seed.Passw
 	return t.confirmed(), nil, nil
 }
 
-// confirmedAgain answers a device that did not hear that it was confirmed: its password is the one used up last.
+// confirmedAgain answers a device that did not hear that it was confirmed: its password is the one used up last. Wrong ones
+// are counted here too, or whoever has no budget for guesses could look for that password without end.
 func (s *Service) confirmedAgain(ctx context.Context, t token, typed seed.Password) (token, *Error, error) {
+	confirmed := notWhile(t.Status, "only a pending token can be confirmed")
+	if t.state.CodeTries >= codeTries {
+		return t, confirmed, nil
+	}
 	_, found, err := s.findPassword(ctx, t, []uint64{t.state.Next - 1}, typed)
 	if err != nil {
 		return t, nil, err
 	}
 	if !found {
-		return t, notWhile(t.Status, "only a pending token can be confirmed"), nil
+		t.state.CodeTries++
+		return t, confirmed, nil
 	}
 	return t, nil, nil
 }

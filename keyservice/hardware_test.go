@@ -119,6 +119,27 @@ func TestWrongPasswordsDoNotConfirm(t *testing.T) {
 	w.issuedHardware(card(1))
 }
 
+// Nor is looking for the password that confirmed free of charge once it has: after five wrong ones none is looked at.
+func TestWrongPasswordsOfAConfirmedTokenAreCounted(t *testing.T) {
+	w := newWorld(t)
+	issued := w.issuedHardware(card(1))
+	_, err := w.handOver(card(1), issued, w.wrapped(makerSeed))
+	require.NoError(t, err)
+	require.NoError(t, w.confirmOTP(issued.Serial, appendixD[0]))
+	var wrong error
+	for range codeTries {
+		require.NoError(t, w.confirmOTP(issued.Serial, appendixD[0]), "it is repeated between them")
+		wrong = w.confirmOTP(issued.Serial, appendixD[1])
+		require.Equal(t, CodeTransition, CodeOf(wrong))
+		w.restart()
+	}
+	made := w.hsm.made()
+	last := w.confirmOTP(issued.Serial, appendixD[0])
+	require.EqualError(t, last, wrong.Error())
+	require.Equal(t, made, w.hsm.made(), "it is not looked at any more")
+	require.True(t, w.typed(issued.Serial, appendixD[1]).Accepted, "the customer is not held up")
+}
+
 // What the customer got wrong before the device was there takes nothing from the tries of its password.
 func TestConfirmingHasTriesOfItsOwn(t *testing.T) {
 	w := newWorld(t)
