@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1" //nolint:gosec // OAEP as makers do it
+	"crypto/sha256"
 	"crypto/x509"
 	"testing"
 
@@ -171,6 +172,24 @@ func TestABadMakerSeedIsRefused(t *testing.T) {
 	}
 	_, err = w.handOver(card(1), issued, w.wrapped(makerSeed))
 	require.NoError(t, err)
+}
+
+// A branch that knows the device says at issue which delivery of a maker it is: no other is taken.
+func TestHardwareIsPinnedToItsMakersBlob(t *testing.T) {
+	w := newWorld(t)
+	pinned := w.wrapped(makerSeed)
+	sum := sha256.Sum256(pinned)
+	r := w.issueRequest(card(1), "counter-6")
+	r.Channel, r.DeviceKeySHA256 = ChannelHardware, sum[:]
+	issued, err := w.Issue(context.Background(), branch, r)
+	require.NoError(t, err)
+	for name, other := range map[string][]byte{"another seed": w.wrapped("09876543210987654321"), "wrapped anew": w.wrapped(makerSeed)} {
+		_, err = w.handOver(card(1), issued, other)
+		require.Equal(t, CodeDeviceKeyNotPinned, CodeOf(err), name)
+	}
+	_, err = w.handOver(card(1), issued, pinned)
+	require.NoError(t, err)
+	require.NoError(t, w.confirmOTP(issued.Serial, appendixD[0]))
 }
 
 // Phones and hardware tokens prove themselves each in its own way, and are named each in its own way.

@@ -49,7 +49,7 @@ type IssueRequest struct {
 	Mobile          seed.Mobile  // optional: where the courier sends codes, 10 to 15 digits with or without a leading +
 	Profile         string       // name of a configured profile
 	Uses            []string     // what its passwords are good for, e.g. "second-pin"; may be connected later
-	DeviceKeySHA256 []byte       // optional: SHA-256 of the only SubjectPublicKeyInfo (DER) it may be activated for
+	DeviceKeySHA256 []byte       // optional: SHA-256 of the only SubjectPublicKeyInfo (DER) it may be activated for; of hardware, of its wrapped seed
 }
 
 // IssuedToken answers Issue and RenewCode.
@@ -222,8 +222,8 @@ func (s *Service) checkIssue(r IssueRequest) error {
 		return &Error{Code: CodeProfileUnknown, Detail: "no profile of this name is configured"}
 	case !slices.Contains(types, p.Policy.Type):
 		return &Error{Code: CodeInvalid, Detail: fmt.Sprintf("channel %s takes profiles of type %s, and this one is %s", r.Channel, oneOf(types), p.Policy.Type)}
-	case len(r.DeviceKeySHA256) != 0 && r.Channel != ChannelApp && r.Channel != ChannelPWA:
-		return &Error{Code: CodeInvalid, Detail: "device_key_sha256 is for the channels app and pwa: only a phone has a key"}
+	case len(r.DeviceKeySHA256) != 0 && r.Channel == ChannelSMS:
+		return &Error{Code: CodeInvalid, Detail: "device_key_sha256 is not for the channel sms: there is no device"}
 	case len(r.DeviceKeySHA256) != 0 && len(r.DeviceKeySHA256) != sha256.Size:
 		return &Error{Code: CodeInvalid, Detail: "device_key_sha256 must be 32 bytes"}
 	}

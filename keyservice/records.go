@@ -34,7 +34,7 @@ type record struct {
 	Salt      []byte          `cbor:"9,keyasint"` // of the subject's commitment in audit entries, 16 bytes
 	Profile   string          `cbor:"10,keyasint"`
 	Policy    otp.Policy      `cbor:"11,keyasint"`
-	KeyPin    []byte          `cbor:"12,keyasint,omitempty"` // SHA-256 of the only device key allowed
+	KeyPin    []byte          `cbor:"12,keyasint,omitempty"` // SHA-256 of the only device key, or maker's blob, allowed
 	Code      *codeRecord     `cbor:"13,keyasint,omitempty"` // until the token is confirmed
 	Device    *deviceRecord   `cbor:"14,keyasint,omitempty"` // from activation on
 	Derive    *seed.KeyRef    `cbor:"15,keyasint,omitempty"` // the derivation master key of the seed

@@ -14,7 +14,7 @@ type IssueRequest struct {
 	Mobile          string   `json:"mobile,omitempty" pattern:"^\\+?[0-9]{10,15}$" doc:"Where the courier sends codes; kept encrypted, shown masked" example:"09121234567"`
 	Profile         string   `json:"profile" minLength:"1" maxLength:"64" doc:"Name of a configured profile" example:"offline-60"`
 	Uses            []string `json:"uses" maxItems:"16" doc:"What its passwords are good for; none until it is connected" example:"[\"second-pin\"]"`
-	DeviceKeySHA256 string   `json:"device_key_sha256,omitempty" pattern:"^[0-9a-f]{64}$" doc:"Pin: SHA-256 (hex) of the only device key (DER SubjectPublicKeyInfo) it may be activated for"`
+	DeviceKeySHA256 string   `json:"device_key_sha256,omitempty" pattern:"^[0-9a-f]{64}$" doc:"Pin: SHA-256 (hex) of the only device key (DER SubjectPublicKeyInfo) it may be activated for; of hardware tokens: of the only maker_seed, as its bytes are before base64"`
 }
 
 // Activation is an activation code that waits for the courier.
