@@ -281,10 +281,12 @@ func (p *phone) confirm() {
 	require.Equal(p.bank.t, "active", decode[wire.StatusAnswer](p.bank.t, r).Status)
 }
 
-func (p *phone) proof() []byte {
+func (p *phone) proof() []byte { return p.proofOf("ramzban/confirm/1") }
+
+func (p *phone) proofOf(tag string) []byte {
 	key := sha256.Sum256(p.der)
 	m := hmac.New(sha1.New, p.seed)
-	m.Write([]byte("ramzban/confirm/1\x00" + p.serial + "\x00"))
+	m.Write([]byte(tag + "\x00" + p.serial + "\x00"))
 	m.Write(key[:])
 	return m.Sum(nil)
 }

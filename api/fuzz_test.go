@@ -25,6 +25,8 @@ var fuzzed = []struct{ client, method, path string }{
 	{"activator", "POST", "/v1/activations"},
 	{"issuer", "POST", "/v1/subjects/tokens"},
 	{"issuer", "POST", "/v1/subjects/deactivations"},
+	{"activator", "POST", "/v1/tokens/{serial}/removal"},
+	{"issuer", "PUT", "/v1/tokens/{serial}/mobile"},
 }
 
 // marker stands in the seeds where the target puts a text that occurs nowhere else.
@@ -48,6 +50,7 @@ func FuzzBodies(f *testing.F) {
 		`{"class":"account","subject":"a","channel":"app","profile":"offline-60","uses":null}`,
 		`{"class":"account","subject":"a","channel":"sms","mobile":"MARKER","profile":"sms-120","uses":[]}`,
 		subjectBody, challengeBody, transactionBody, `{"uses":["login"]}`, `{"uses":["MARKER"]}`, `{"pin":"27182818"}`, `{"pin":"MARKER"}`,
+		`{"mobile":"09121234567"}`, `{"mobile":"MARKER"}`, `{"mobile":null}`,
 		`{"otp1":"12345678","otp2":"12345679"}`, `{"otp1":"MARKER","otp2":""}`, `{"otp":"MARKER"}`, `{"proof":"AAAA","otp":"MARKER"}`,
 		`{"class":"card","subject":"MARKER","use":"second-pin","otp":"123456"}`, `{"class":"MARKER","subject":"MARKER","use":"MARKER"}`, `{"class":"card","subject":"MARKER"}`,
 		`{"class":"account","subject":"a","use":"login","otp":"123456","transaction":{"amount":"1","currency":"IRR","payee":"MARKER"}}`,
@@ -131,6 +134,6 @@ func parameterRoutes(t testing.TB, b *bank) []matrixRow {
 			with = append(with, row)
 		}
 	}
-	require.Len(t, with, 13)
+	require.Len(t, with, 15)
 	return with
 }

@@ -26,6 +26,10 @@ type (
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
 		Body   wire.ConfirmationRequest
 	}
+	removalInput struct {
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Body   wire.RemovalRequest
+	}
 	usesInput struct {
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
 		Body   wire.UsesRequest
@@ -33,6 +37,10 @@ type (
 	pinInput struct {
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
 		Body   wire.PINRequest
+	}
+	mobileInput struct {
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Body   wire.MobileRequest
 	}
 	tokenInput struct {
 		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
@@ -93,6 +101,11 @@ func (s *Server) confirm(ctx context.Context, c authz.Caller, in *confirmInput) 
 	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
 }
 
+func (s *Server) remove(ctx context.Context, c authz.Caller, in *removalInput) (wire.StatusAnswer, error) {
+	status, err := s.Service.Remove(ctx, c, keyservice.RemoveRequest{Serial: in.Serial, Proof: in.Body.Proof})
+	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
+}
+
 func (s *Server) importKey(ctx context.Context, c authz.Caller, _ *noInput) (wire.ImportKeyAnswer, error) {
 	key, err := s.Service.ImportKey(ctx, c)
 	return wire.ImportKeyAnswer{PublicKey: key}, err
@@ -111,6 +124,11 @@ func (s *Server) setUses(ctx context.Context, c authz.Caller, in *usesInput) (wi
 func (s *Server) setPIN(ctx context.Context, c authz.Caller, in *pinInput) (wire.StatusAnswer, error) {
 	status, err := s.Service.SetPIN(ctx, c, in.Serial, seed.NewPIN(in.Body.PIN))
 	return wire.StatusAnswer{Serial: in.Serial, Status: string(status)}, err
+}
+
+func (s *Server) setMobile(ctx context.Context, c authz.Caller, in *mobileInput) (wire.IssueAnswer, error) {
+	t, err := s.Service.SetMobile(ctx, c, in.Serial, seed.NewMobile(in.Body.Mobile))
+	return issueAnswer(t), err
 }
 
 func (s *Server) suspend(ctx context.Context, c authz.Caller, in *tokenInput) (wire.StatusAnswer, error) {

@@ -89,6 +89,12 @@ func TestTokenRoutesReachTheirUseCases(t *testing.T) {
 	status, err := issuer.SetPIN(ctx, "402519938461", wire.PINRequest{PIN: "27182818"})
 	require.NoError(t, err)
 	require.Equal(t, wire.StatusAnswer{Serial: "402519938461", Status: "issued"}, status)
+	moved, err := issuer.SetMobile(ctx, "402519938461", wire.MobileRequest{Mobile: "+989121234567"})
+	require.NoError(t, err)
+	require.Equal(t, wire.IssueAnswer{Serial: "402519938461", Status: "issued", Activation: &wire.Activation{ID: "5d0f", ExpiresAt: someTime}}, moved)
+	removed, err := activator.Remove(ctx, "402519938461", wire.RemovalRequest{Proof: []byte("proof")})
+	require.NoError(t, err)
+	require.Equal(t, wire.StatusAnswer{Serial: "402519938461", Status: "deactivated"}, removed)
 	status, err = issuer.Unlock(ctx, "402519938461")
 	require.NoError(t, err)
 	require.Equal(t, wire.StatusAnswer{Serial: "402519938461", Status: "active"}, status)
@@ -111,6 +117,8 @@ func TestTokenRoutesReachTheirUseCases(t *testing.T) {
 	require.Equal(t, seed.NewMobile("09121234567"), in["issue"].(keyservice.IssueRequest).Mobile)
 	require.Equal(t, setUses{"402519938461", []string{"login", "account-pin"}}, in["set-uses"])
 	require.Equal(t, setPIN{"402519938461", seed.NewPIN("27182818")}, in["set-pin"])
+	require.Equal(t, setMobile{"402519938461", seed.NewMobile("+989121234567")}, in["set-mobile"])
+	require.Equal(t, keyservice.RemoveRequest{Serial: "402519938461", Proof: []byte("proof")}, in["remove"])
 	require.Equal(t, "402519938461", in["unlock"])
 	require.Equal(t, endSubject{"card", seed.NewSubject("6037991234567893")}, in["deactivate-subject"])
 	require.Equal(t, keyservice.ActivateRequest{
@@ -164,6 +172,7 @@ func TestRefusedForms(t *testing.T) {
 		return strings.Replace(subjectBody, "}", `,"transaction":`+transaction+`}`, 1)
 	}
 	const uses, pin, resync = "/v1/tokens/402519938461/uses", "/v1/tokens/402519938461/pin", "/v1/tokens/402519938461/resync"
+	const moved, removal = "/v1/tokens/402519938461/mobile", "/v1/tokens/402519938461/removal"
 	for name, c := range map[string]struct{ client, route, body, where string }{
 		"a class of its own":          {"verifier", "POST /v1/verifications", strings.Replace(subjectBody, `"card"`, `"cheque"`, 1), "body.class"},
 		"a subject without end":       {"verifier", "POST /v1/verifications", strings.Replace(subjectBody, "6037", strings.Repeat("6037", 20), 1), "body.subject"},
@@ -197,6 +206,13 @@ func TestRefusedForms(t *testing.T) {
 		"a PIN of three digits":       {"issuer", "PUT " + pin, `{"pin":"271"}`, "body.pin"},
 		"a PIN with a space":          {"issuer", "PUT " + pin, `{"pin":"2718 2818"}`, "body.pin"},
 		"a PIN in Persian":            {"issuer", "PUT " + pin, `{"pin":"۲۷۱۸۲۸۱۸"}`, "body.pin"},
+		"no new number":               {"issuer", "PUT " + moved, `{}`, "body"},
+		"an empty number":             {"issuer", "PUT " + moved, `{"mobile":""}`, "body.mobile"},
+		"a new number as a number":    {"issuer", "PUT " + moved, `{"mobile":9121234567}`, "body.mobile"},
+		"a new number with spaces":    {"issuer", "PUT " + moved, `{"mobile":"0912 123 4567"}`, "body.mobile"},
+		"a removal without proof":     {"activator", "POST " + removal, `{}`, "body"},
+		"a removal, proving nothing":  {"activator", "POST " + removal, `{"proof":""}`, "body.proof"},
+		"a removal by password":       {"activator", "POST " + removal, `{"proof":"AAAA","otp":"492039"}`, "body"},
 		"one password":                {"activator", "POST " + resync, `{"otp1":"492039"}`, "body"},
 		"passwords as a list":         {"activator", "POST " + resync, `{"otps":["492039","170284"]}`, "body"},
 		"a customer without class":    {"issuer", "POST /v1/subjects/deactivations", `{"subject":"6037991234567893"}`, "body"},

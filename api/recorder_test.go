@@ -128,7 +128,11 @@ func (r *recorder) CompareAudit(ctx context.Context, c authz.Caller) ([]keyservi
 	return nil, r.note(ctx, "compare", c, nil)
 }
 
-// setUses, setPIN and endSubject are the inputs of use cases that take no struct.
+func (r *recorder) Remove(ctx context.Context, c authz.Caller, in keyservice.RemoveRequest) (keyservice.Status, error) {
+	return keyservice.Deactivated, r.note(ctx, "remove", c, in)
+}
+
+// setUses, setPIN, setMobile and endSubject are the inputs of use cases that take no struct.
 type (
 	setUses struct {
 		serial string
@@ -137,6 +141,10 @@ type (
 	setPIN struct {
 		serial string
 		pin    seed.PIN
+	}
+	setMobile struct {
+		serial string
+		mobile seed.Mobile
 	}
 	endSubject struct {
 		class   string
@@ -150,6 +158,10 @@ func (r *recorder) SetUses(ctx context.Context, c authz.Caller, serial string, u
 
 func (r *recorder) SetPIN(ctx context.Context, c authz.Caller, serial string, pin seed.PIN) (keyservice.Status, error) {
 	return keyservice.Issued, r.note(ctx, "set-pin", c, setPIN{serial, pin})
+}
+
+func (r *recorder) SetMobile(ctx context.Context, c authz.Caller, serial string, mobile seed.Mobile) (keyservice.IssuedToken, error) {
+	return someToken, r.note(ctx, "set-mobile", c, setMobile{serial, mobile})
 }
 
 func (r *recorder) Unlock(ctx context.Context, c authz.Caller, serial string) (keyservice.Status, error) {

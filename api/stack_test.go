@@ -105,6 +105,8 @@ func matrix(serial string) []matrixRow {
 		{"post /v1/tokens/{serial}/resync", authz.Activator, `{"otp1":"12345678","otp2":"12345679"}`, 200, ""},
 		{"put /v1/tokens/{serial}/uses", authz.Issuer, `{"uses":["second-pin","login"]}`, 200, ""},
 		{"put /v1/tokens/{serial}/pin", authz.Issuer, `{"pin":"27182818"}`, 422, "request_invalid"},
+		{"put /v1/tokens/{serial}/mobile", authz.Issuer, `{"mobile":"09121234567"}`, 200, ""},
+		{"post /v1/tokens/{serial}/removal", authz.Activator, `{"proof":"AAAA"}`, 409, "transition_not_allowed"},
 		{"post /v1/tokens/{serial}/unlock", authz.Issuer, "", 200, ""},
 		{"post /v1/challenges", authz.Verifier, strings.Replace(challengeBody, "6037991234567893", card(77), 1), 409, "not_opted_in"},
 		{"post /v1/activations", authz.Activator, fmt.Sprintf(`{"class":"card","subject":%q,"activation_code":"00000000"}`, card(79)), 403, "activation_code_wrong"},

@@ -19,6 +19,10 @@ func (s *Server) tokenRoutes() {
 	handle(s, tokenRoute(put, "/pin", "set-pin", authz.Issuer, "Set the PIN of a token",
 		"For tokens whose passwords are made with a PIN (`pin_digits`). The device asks its customer for it; here only a digest is "+
 			"kept, encrypted in the HSM. Until it is set, no password can be verified.", keyservice.CodeTransition), s.setPIN)
+	handle(s, tokenRoute(put, "/mobile", "set-mobile", authz.Issuer, "Change the mobile number of a token",
+		"Its codes go to the new number from now on; a customer's other token has a number of its own. What was on its way to the "+
+			"old number dies: SMS passwords that wait, and the activation code of a token that is not activated yet. Such a token gets "+
+			"a fresh code, whose id is in the answer.", keyservice.CodeTransition), s.setMobile)
 	handle(s, tokenRoute(post, "/suspend", "suspend", authz.Issuer, "Suspend an active token",
 		"Its passwords are refused until it is resumed.", keyservice.CodeTransition), s.suspend)
 	handle(s, tokenRoute(post, "/resume", "resume", authz.Issuer, "Resume a suspended token",
@@ -45,7 +49,7 @@ func (s *Server) tokenRoutes() {
 	}, s.deactivateSubject)
 }
 
-// enrolmentRoutes take a token from nothing to active.
+// enrolmentRoutes take a token from nothing to active, and off its phone again.
 func (s *Server) enrolmentRoutes() {
 	handle(s, route{
 		method: post, path: "/v1/tokens", id: "issue", role: authz.Issuer, status: http.StatusCreated,
@@ -76,6 +80,11 @@ func (s *Server) enrolmentRoutes() {
 		"Makes a pending token active. A phone gives a `proof`, which uses up no password. A hardware token can make nothing but "+
 			"passwords: it gives one as `otp`, which is used up; five wrong ones end the attempt.",
 		keyservice.CodeTransition, keyservice.CodeProofWrong, keyservice.CodeOTPMalformed, keyservice.CodeActivationExhausted), s.confirm)
+	handle(s, tokenRoute(post, "/removal", "remove", authz.Activator, "Give a token up from the phone that holds it",
+		"Deactivates the token for ever: its seed is forgotten, and the subject may be issued another token. The phone proves with "+
+			"the seed that it holds the token; only the issuer can deactivate without it. A phone that heard no answer asks again, and "+
+			"is told `transition_not_allowed` if the token has ended.",
+		keyservice.CodeTransition, keyservice.CodeProofWrong), s.remove)
 	handle(s, route{
 		method: get, path: "/v1/import-key", id: "import-key", role: authz.Activator, status: http.StatusOK,
 		summary: "Show the key for makers of hardware tokens",

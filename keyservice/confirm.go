@@ -3,7 +3,6 @@ package keyservice
 import (
 	"context"
 	"crypto/hmac"
-	"slices"
 
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/otp"
@@ -20,7 +19,7 @@ type ConfirmRequest struct {
 // ConfirmMessage is what a device MACs with its seed to prove that it has it: "ramzban/confirm/1" 0x00 serial 0x00 and
 // the SHA-256 of its SubjectPublicKeyInfo (DER). No password is ever made of a message this long.
 func ConfirmMessage(serial string, keySHA256 []byte) []byte {
-	return slices.Concat([]byte("ramzban/confirm/1\x00"), []byte(serial), []byte{0}, keySHA256)
+	return proofMessage("ramzban/confirm/1", serial, keySHA256)
 }
 
 // Confirm makes a pending token active once its device proves that it has the seed: a phone without using up a password,
@@ -59,7 +58,7 @@ func checkConfirm(t token, r ConfirmRequest) *Error {
 }
 
 func (s *Service) confirmPhone(ctx context.Context, t token, proof []byte) (token, *Error, error) {
-	right, err := s.rightProof(ctx, t, proof)
+	right, err := s.rightProof(ctx, t, ConfirmMessage(t.Serial, t.Device.KeySHA256), proof)
 	if err != nil {
 		return t, nil, err
 	}
@@ -69,10 +68,11 @@ func (s *Service) confirmPhone(ctx context.Context, t token, proof []byte) (toke
 	return t.confirmed(), nil, nil
 }
 
-func (s *Service) rightProof(ctx context.Context, t token, proof []byte) (bool, error) {
+// rightProof says whether the proof is this message's MAC under the token's seed.
+func (s *Service) rightProof(ctx context.Context, t token, message, proof []byte) (bool, error) {
 	right := false
 	err := s.HSM.UseSeed(ctx, *t.Seed, t.Policy.Hash, func(mac seed.MAC) error {
-		sum, err := mac(ConfirmMessage(t.Serial, t.Device.KeySHA256))
+		sum, err := mac(message)
 		right = hmac.Equal(sum, proof)
 		return err
 	})

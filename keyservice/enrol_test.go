@@ -273,6 +273,8 @@ func TestUnknownSerialsAreRefusedEverywhere(t *testing.T) {
 			"verify":   second(w.Verify(ctx, coreBanking, VerifyRequest{Serial: serial, Use: "login", OTP: seed.NewPassword("123456")})),
 			"activate": second(w.Activate(ctx, mobileBank, ActivateRequest{Serial: serial})),
 			"confirm":  second(w.Confirm(ctx, mobileBank, ConfirmRequest{Serial: serial})),
+			"remove":   second(w.Remove(ctx, mobileBank, RemoveRequest{Serial: serial})),
+			"mobile":   second(w.setMobile(serial, newMobile)),
 			"suspend":  second(w.Suspend(ctx, branch, serial)),
 			"renew":    second(w.RenewCode(ctx, branch, serial)),
 		} {

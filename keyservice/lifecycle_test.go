@@ -115,6 +115,14 @@ func deactivate(c *customer) string {
 // press is the password of the customer's hardware token after n others.
 func (c *customer) press(n uint64) seed.Password { return seed.NewPassword(pressed(c.w.t, c.fob, n)) }
 
+func remove(c *customer) string {
+	proof := make([]byte, 20)
+	if c.phone.seed != nil {
+		proof = c.phone.removal()
+	}
+	return answered(c.w.remove(c.serial, proof))
+}
+
 // now is the customer's right password of now, if the token can make any.
 func (c *customer) now() seed.Password {
 	switch {
@@ -139,6 +147,7 @@ var operations = map[string]func(*customer) string{
 	"confirm":    confirm,
 	"suspend":    suspend,
 	"deactivate": deactivate,
+	"remove":     remove,
 	"renew": func(c *customer) string {
 		return answered(second(c.w.RenewCode(context.Background(), branch, c.serial)))
 	},
@@ -148,6 +157,7 @@ var operations = map[string]func(*customer) string{
 	"resume":    func(c *customer) string { return answered(second(c.w.Resume(context.Background(), branch, c.serial))) },
 	"uses":      func(c *customer) string { return answered(c.w.connect(c.serial, "login")) },
 	"pin":       func(c *customer) string { return answered(c.w.setPIN(c.serial, "31415926")) },
+	"mobile":    func(c *customer) string { return answered(second(c.w.setMobile(c.serial, newMobile))) },
 	"unlock":    func(c *customer) string { return answered(second(c.w.Unlock(context.Background(), branch, c.serial))) },
 	"view":      func(c *customer) string { return answered(second(c.w.Token(context.Background(), branch, c.serial))) },
 	"challenge": func(c *customer) string { return answered(second(c.w.challenged(coreBanking, c.subject, nil))) },
@@ -199,6 +209,8 @@ var answers = map[string]struct {
 		"suspend":    {no, no, "ok", no, no},
 		"resume":     {no, no, no, "ok", no},
 		"deactivate": {"ok", "ok", "ok", "ok", no},
+		"remove":     {no, "ok", "ok", "ok", no},
+		"mobile":     {"ok", "ok", "ok", "ok", no},
 		"uses":       {"ok", "ok", "ok", "ok", no},
 		"pin":        {"ok", "ok", "ok", "ok", no},
 		"unlock":     {"ok", "ok", "ok", "ok", no},
@@ -218,6 +230,8 @@ var answers = map[string]struct {
 		"suspend":    {no, no, "ok", no, no},
 		"resume":     {no, no, no, "ok", no},
 		"deactivate": {"ok", "ok", "ok", "ok", no},
+		"remove":     {wrong, wrong, wrong, wrong, wrong},
+		"mobile":     {"ok", "ok", "ok", "ok", no},
 		"uses":       {"ok", "ok", "ok", "ok", no},
 		"pin":        {wrong, wrong, wrong, wrong, no},
 		"unlock":     {"ok", "ok", "ok", "ok", no},
@@ -237,6 +251,8 @@ var answers = map[string]struct {
 		"suspend":    {"ok", no, no},
 		"resume":     {no, "ok", no},
 		"deactivate": {"ok", "ok", no},
+		"remove":     {wrong, wrong, wrong},
+		"mobile":     {"ok", "ok", no},
 		"uses":       {"ok", "ok", no},
 		"pin":        {wrong, wrong, no},
 		"unlock":     {"ok", "ok", no},

@@ -144,6 +144,14 @@ func TestChangesAreNotRepeated(t *testing.T) {
 			_, err := c.SetPIN(ctx, "1", wire.PINRequest{PIN: "27182818"})
 			return err
 		},
+		"PUT /v1/tokens/1/mobile": func(ctx context.Context, c *client.Client) error {
+			_, err := c.SetMobile(ctx, "1", wire.MobileRequest{Mobile: "09121234567"})
+			return err
+		},
+		"POST /v1/tokens/1/removal": func(ctx context.Context, c *client.Client) error {
+			_, err := c.Remove(ctx, "1", wire.RemovalRequest{Proof: []byte("proof")})
+			return err
+		},
 		"POST /v1/tokens/1/unlock": func(ctx context.Context, c *client.Client) error { _, err := c.Unlock(ctx, "1"); return err },
 		"POST /v1/tokens/1/resync": func(ctx context.Context, c *client.Client) error {
 			_, err := c.Resync(ctx, "1", wire.ResyncRequest{OTP1: "1", OTP2: "2"})

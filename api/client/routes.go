@@ -49,6 +49,11 @@ func (c *Client) Confirm(ctx context.Context, serial string, r wire.Confirmation
 	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "confirmation"), r)
 }
 
+// Remove ends a token for good, with the proof that the phone which holds it gives it up. Role: activator.
+func (c *Client) Remove(ctx context.Context, serial string, r wire.RemovalRequest) (wire.StatusAnswer, error) {
+	return call[wire.StatusAnswer](ctx, c, http.MethodPost, c.at("tokens", serial, "removal"), r)
+}
+
 // Token shows a token. Role: issuer.
 func (c *Client) Token(ctx context.Context, serial string) (wire.TokenAnswer, error) {
 	return call[wire.TokenAnswer](ctx, c, http.MethodGet, c.at("tokens", serial), nil)
@@ -62,6 +67,11 @@ func (c *Client) SetUses(ctx context.Context, serial string, r wire.UsesRequest)
 // SetPIN sets the PIN that the customer types into the device for each password. Role: issuer.
 func (c *Client) SetPIN(ctx context.Context, serial string, r wire.PINRequest) (wire.StatusAnswer, error) {
 	return call[wire.StatusAnswer](ctx, c, http.MethodPut, c.at("tokens", serial, "pin"), r)
+}
+
+// SetMobile changes the number that a token's codes are sent to; those on their way die. Role: issuer.
+func (c *Client) SetMobile(ctx context.Context, serial string, r wire.MobileRequest) (wire.IssueAnswer, error) {
+	return call[wire.IssueAnswer](ctx, c, http.MethodPut, c.at("tokens", serial, "mobile"), r)
 }
 
 // Suspend makes an active token refuse every password until it is resumed. Role: issuer.

@@ -34,7 +34,7 @@ type IssueAnswer struct {
 type CodeAnswer struct {
 	Kind        string       `json:"kind" enum:"activation,sms" doc:"An activation code, or an SMS password"`
 	Serial      string       `json:"serial" doc:"The token it belongs to" example:"402519938461"`
-	Mobile      string       `json:"mobile,omitempty" doc:"Where to send it, if a number was given at issue" example:"09121234567"`
+	Mobile      string       `json:"mobile,omitempty" doc:"Where to send it, if a number was given" example:"09121234567"`
 	Code        string       `json:"code" doc:"Digits: send it to the customer's registered number and keep no copy" example:"83920174"`
 	ExpiresAt   time.Time    `json:"expires_at" doc:"The code dies at this moment"`
 	Transaction *Transaction `json:"transaction,omitempty" doc:"What the password is for: say it in the message"`
@@ -102,6 +102,11 @@ type ActivationAnswer struct {
 type ConfirmationRequest struct {
 	Proof []byte `json:"proof,omitempty" maxLength:"128" doc:"Base64 of HMAC(seed, \"ramzban/confirm/1\" 0x00 serial 0x00 SHA-256(public_key)) with the token's hash"`
 	OTP   string `json:"otp,omitempty" maxLength:"64" doc:"Of hardware tokens, instead of a proof: a password, which is used up" example:"492039"`
+}
+
+// RemovalRequest proves that the phone which holds a token gives it up (POST /v1/tokens/{serial}/removal).
+type RemovalRequest struct {
+	Proof []byte `json:"proof" minLength:"1" maxLength:"128" doc:"Base64 of HMAC(seed, \"ramzban/remove/1\" 0x00 serial 0x00 SHA-256(public_key)) with the token's hash"`
 }
 
 // StatusAnswer says what became of a token.
@@ -208,6 +213,11 @@ type UsesAnswer struct {
 // PINRequest sets the PIN a customer types for each password (PUT /v1/tokens/{serial}/pin).
 type PINRequest struct {
 	PIN string `json:"pin" pattern:"^[0-9]{4,12}$" doc:"As many digits as the token's profile wants; only its digest is kept, encrypted" example:"27182818"`
+}
+
+// MobileRequest says where the courier sends a token's codes from now on (PUT /v1/tokens/{serial}/mobile).
+type MobileRequest struct {
+	Mobile string `json:"mobile" pattern:"^\\+?[0-9]{10,15}$" doc:"The customer's new number; kept encrypted, shown masked" example:"09121234567"`
 }
 
 // SubjectRequest names a customer in a body, since card numbers never stand in a URL (POST /v1/subjects/tokens and

@@ -18,8 +18,8 @@ type Role string
 
 // The roles. A bank may give one client several; the demo does not.
 const (
-	Issuer    Role = "issuer"    // issues, connects, suspends, resumes, unlocks, deactivates tokens
-	Activator Role = "activator" // activates, confirms and resynchronises tokens for phones
+	Issuer    Role = "issuer"    // issues, connects, suspends, resumes, unlocks, deactivates tokens, says where their codes go
+	Activator Role = "activator" // activates, confirms, resynchronises and removes tokens for phones
 	Courier   Role = "courier"   // collects codes for delivery (SMS gateway)
 	Verifier  Role = "verifier"  // verifies passwords, asks for SMS passwords
 	Officer   Role = "officer"   // the key ceremony, rotation, approvals
@@ -48,6 +48,8 @@ const (
 	ConfirmToken    Action = "token.confirm"
 	SetUses         Action = "token.set-uses"
 	SetPIN          Action = "token.set-pin"
+	SetMobile       Action = "token.set-mobile"
+	RemoveToken     Action = "token.remove"
 	UnlockToken     Action = "token.unlock"
 	ResyncToken     Action = "token.resync"
 	EndSubject      Action = "subject.deactivate"
@@ -60,9 +62,9 @@ const (
 )
 
 var grants = map[Role][]Action{
-	Issuer: {IssueToken, RenewCode, ReadToken, SuspendToken, ResumeToken, DeactivateToken, SetUses, SetPIN, UnlockToken,
-		EndSubject},
-	Activator: {ActivateToken, ConfirmToken, ResyncToken, ReadImportKey},
+	Issuer: {IssueToken, RenewCode, ReadToken, SuspendToken, ResumeToken, DeactivateToken, SetUses, SetPIN, SetMobile,
+		UnlockToken, EndSubject},
+	Activator: {ActivateToken, ConfirmToken, RemoveToken, ResyncToken, ReadImportKey},
 	Courier:   {CollectCode},
 	Verifier:  {VerifyOTP, AskChallenge},
 	Officer:   {},

@@ -11,7 +11,7 @@ func TestTheWholeMatrix(t *testing.T) {
 	matrix := map[Action][]Role{
 		IssueToken: {Issuer}, RenewCode: {Issuer}, ReadToken: {Issuer}, SuspendToken: {Issuer}, ResumeToken: {Issuer}, DeactivateToken: {Issuer},
 		CollectCode: {Courier}, ActivateToken: {Activator}, ConfirmToken: {Activator}, VerifyOTP: {Verifier},
-		SetUses: {Issuer}, SetPIN: {Issuer}, UnlockToken: {Issuer}, EndSubject: {Issuer}, ResyncToken: {Activator}, ReadImportKey: {Activator},
+		SetUses: {Issuer}, SetPIN: {Issuer}, SetMobile: {Issuer}, RemoveToken: {Activator}, UnlockToken: {Issuer}, EndSubject: {Issuer}, ResyncToken: {Activator}, ReadImportKey: {Activator},
 		AskChallenge: {Verifier}, ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator},
 	}
 	granted := 0
