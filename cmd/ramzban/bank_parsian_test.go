@@ -137,11 +137,20 @@ func TestBankParsianOneTimePasswords(t *testing.T) {
 	b.line("6 deactivation: offline alone from the app, or offline and SMS together at the ATM", func(t *testing.T) {
 		b.clock.pass(time.Minute)
 		_, err := b.as("mobile-bank").Deactivate(t.Context(), mina.offline)
-		require.Equal(t, "not_allowed", refusal(err), "the app's backend must ask an issuer")
-		b.deactivates("branch", b.findsOffline(mina))
-		require.Equal(t, "refused mismatch", b.pays(mina, card.passwordWith(mina.pin), nil))
+		require.Equal(t, "not_allowed", refusal(err), "the app's backend may end no token, but for the phone that holds it")
+		last := card.passwordWith(mina.pin)
+		card.deletes()
+		require.Equal(t, "deactivated", b.shows("atm", mina.offline).Status)
+		require.Equal(t, "refused mismatch", b.pays(mina, last, nil))
 		bill := wire.Transaction{Amount: "90000", Currency: "IRR", Payee: "6037997551493320"}
 		require.Equal(t, "accepted sms, bound", b.pays(mina, b.sends(mina, &bill).Code, &bill), "SMS passwords go on")
+
+		b.registersOffline(mina)
+		card = phone.holds(byCard(mina.card, b.texts(mina.activation.ID).Code))
+		require.Equal(t, "accepted offline", b.pays(mina, card.passwordWith(mina.pin), nil))
+		b.deactivates("branch", b.findsOffline(mina))
+		b.clock.pass(time.Minute)
+		require.Equal(t, "refused mismatch", b.pays(mina, card.passwordWith(mina.pin), nil), "a lost phone's is ended at a branch")
 
 		b.registersOffline(mina)
 		card = phone.holds(byCard(mina.card, b.texts(mina.activation.ID).Code))

@@ -285,6 +285,17 @@ type app struct {
 	phone phone
 }
 
+// deletes is the app's button that deletes a token: the service ends it, and the phone forgets it.
+func (a app) deletes() {
+	t := a.bank.t
+	t.Helper()
+	serial, err := a.phone.remove(t.Context(), a.bank.as("mobile-bank"))
+	require.NoError(t, err)
+	require.Equal(t, "deactivated", a.bank.shows("branch", serial).Status)
+	_, err = a.phone.token()
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
 func (a app) password() string { return a.passwordWith("") }
 
 // passwordWith makes the password that the phone shows after a PIN was typed.

@@ -15,7 +15,7 @@ import (
 func deviceCommand() *cobra.Command {
 	return group("device", "The reference phone: activates a token and makes its passwords offline",
 		deviceNewCommand(), devicePublicKeyCommand(), deviceActivateCommand(), deviceOTPCommand(), deviceSignCommand(),
-		deviceSyncCommand())
+		deviceSyncCommand(), deviceRemoveCommand())
 }
 
 func deviceNewCommand() *cobra.Command {

@@ -155,9 +155,13 @@ func (p phone) token() (phoneToken, error) {
 
 // proof shows that the phone with this public key has the seed; it uses up no password.
 func (t phoneToken) proof(publicKey []byte) ([]byte, error) {
+	return t.proofOf("ramzban/confirm/1", publicKey)
+}
+
+// proofOf is the proof under a tag, which says what it is for.
+func (t phoneToken) proofOf(tag string, publicKey []byte) ([]byte, error) {
 	digest := sha256.Sum256(publicKey)
-	message := append([]byte("ramzban/confirm/1\x00"+t.Serial+"\x00"), digest[:]...)
-	return t.mac(message)
+	return t.mac(append([]byte(tag+"\x00"+t.Serial+"\x00"), digest[:]...))
 }
 
 // typed is what the customer gives the phone for one password; of most tokens nothing.
