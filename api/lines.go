@@ -5,7 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -17,10 +17,12 @@ const (
 	// drainGrace is how long, once draining, a connection without a request may still begin one: a request that is
 	// already on its way is answered, not reset.
 	drainGrace = 250 * time.Millisecond
-	// A client that is refused while it still sends must be heard for a while, else the reset that follows a close with
-	// unread data can overtake the answer.
-	lingerTime  = time.Second
-	lingerBytes = 1 << 20
+	// Who is answered while still sending must be heard until it closes the connection or falls silent, else the reset that
+	// follows a close with unread data overtakes the answer. The buffers between hold several MiB already, so for a
+	// configured client only time bounds this. A stranger is not worth that much.
+	lingerTime    = 5 * time.Second
+	lingerSilence = time.Second
+	strangerBytes = 1 << 20
 )
 
 // lines is the open connections of one server. fasthttp's own shutdown closes a connection that looks idle even if a
@@ -352,8 +354,25 @@ func (c *line) Close() error {
 	defer c.all.remove(c)
 	if c.linger {
 		_ = c.CloseWrite()
-		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+		c.drop()
 	}
 	return c.Conn.Close()
+}
+
+// drop reads and drops what the other end sends, until it closes or falls silent, within the bounds above. An error means
+// that no more can be read.
+func (c *line) drop() {
+	most := int64(math.MaxInt64)
+	if c.single() {
+		most = strangerBytes
+	}
+	buffer := make([]byte, 16<<10) // a TLS record
+	for until := time.Now().Add(lingerTime); most > 0 && time.Now().Before(until); {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerSilence))
+		n, err := c.Conn.Read(buffer)
+		if err != nil {
+			return
+		}
+		most -= int64(n)
+	}
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -176,7 +177,7 @@ func (b *bulk) receive(ctx context.Context, from io.Reader) (wire.BulkSummary, e
 			Summary *wire.BulkSummary `json:"summary"`
 		}
 		if json.Unmarshal(text.Bytes(), &line) != nil {
-			return wire.BulkSummary{}, b.lost(ctx, ErrAnswer)
+			return wire.BulkSummary{}, b.lost(ctx, cmp.Or(text.Err(), ErrAnswer)) // a read error tears the last line
 		}
 		b.answered()
 		if line.Summary != nil {

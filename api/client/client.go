@@ -76,8 +76,8 @@ func New(o Options) (*Client, error) {
 	}
 	return &Client{base: base, timeout: timeout, http: &http.Client{
 		Transport: &http.Transport{
-			TLSClientConfig: conf, ForceAttemptHTTP2: false, DisableCompression: true,
-			TLSHandshakeTimeout: timeout, MaxIdleConnsPerHost: idle, IdleConnTimeout: 30 * time.Second,
+			DialTLSContext: dialer(conf, timeout), ForceAttemptHTTP2: false, DisableCompression: true,
+			MaxIdleConnsPerHost: idle, IdleConnTimeout: 30 * time.Second,
 			MaxResponseHeaderBytes: 64 << 10,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
