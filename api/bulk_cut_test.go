@@ -147,7 +147,7 @@ func TestRefusalReachesWhoStillSends(t *testing.T) {
 		return &keyservice.Error{Code: keyservice.CodeDenied, Detail: "no"}
 	}}, nil)
 	c := w.openBulkAs(t, "verifier")
-	c.send(strings.Repeat(bulkText(t, bulkLine(1)), 2_000))
+	c.send(strings.Repeat(bulkText(t, bulkLine(1)), 20_000)) // 3 MB
 	w.settles(t, 1)
 	c.send(bulkText(t, bulkLine(2)))
 	line, err := c.read()
@@ -221,6 +221,7 @@ func TestShutdownEndsStreams(t *testing.T) {
 	require.Equal(t, 10, r.summary.Issued)
 	require.False(t, r.summary.Complete)
 	require.Equal(t, wire.CodeNotReady, r.summary.Problem.Code)
+	require.NoError(t, c.Close())
 	require.NoError(t, <-done)
 }
 
@@ -251,6 +252,57 @@ func TestShutdownUnderBulk(t *testing.T) {
 	require.Equal(t, wire.CodeNotReady, p.Code)
 	require.Equal(t, len(lines.answers), summary.Issued)
 	require.Equal(t, len(lines.answers), b.records(), "nothing was done that was not told")
+}
+
+// TestSummaryReachesWhoStillSends: however much is sent after the service has begun to stop, its summary is not lost.
+func TestSummaryReachesWhoStillSends(t *testing.T) {
+	w := start(t, &recorder{}, nil)
+	c := w.openBulk(t)
+	c.send(bulkText(t, bulkLine(1)))
+	_, err := c.read()
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- w.shutdown(t, 20*time.Second) }()
+	require.Eventually(t, func() bool { return strings.Contains(w.log.String(), `"complete":"false"`) }, 10*time.Second, time.Millisecond)
+	text := strings.Repeat(bulkText(t, bulkLine(2)), 1_000)
+	for sent := 0; sent < 16<<20; sent += len(text) { // more than all buffers between hold
+		c.send(text)
+	}
+	r := c.rest()
+	require.Len(t, r.answers, 1)
+	require.Equal(t, wire.CodeNotReady, r.summary.Problem.Code)
+	require.NoError(t, c.Close())
+	require.NoError(t, <-done)
+}
+
+// TestPanicWhileReceiving: a fault in what takes the lines cuts that stream, and nothing else.
+func TestPanicWhileReceiving(t *testing.T) {
+	var broken atomic.Bool
+	w := start(t, &recorder{}, func(o *api.Options) {
+		o.Clock = func() time.Time { // looked at for each line, to see whether its client asks too often
+			if broken.Load() {
+				panic("secret-4711")
+			}
+			return time.Now()
+		}
+	})
+	c := w.openBulk(t)
+	c.send(bulkText(t, bulkLine(1)))
+	_, err := c.read()
+	require.NoError(t, err)
+	broken.Store(true)
+	c.send(bulkText(t, bulkLine(2)))
+	r := c.rest()
+	broken.Store(false)
+	require.Len(t, r.answers, 1)
+	require.False(t, r.summary.Complete)
+	require.Equal(t, 1, r.summary.Issued)
+	require.Equal(t, "internal", r.summary.Problem.Code)
+	w.settles(t, 2) // its line in the log, and the panic's
+	require.Regexp(t, `"msg":"panic in a handler","request_id":"`+r.summary.Problem.RequestID+`"`, w.log.String())
+	require.Contains(t, w.log.String(), `"code":"internal"`)
+	require.NotContains(t, w.log.String(), "secret-4711")
+	require.True(t, w.bulk(t, bulkLine(3), wire.BulkEnd{End: true, Lines: 1}).summary.Complete, "the service goes on")
 }
 
 // TestCertificateWithdrawnMeanwhile: a stream lasts no longer than its certificate is good.

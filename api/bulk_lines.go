@@ -27,9 +27,15 @@ const (
 
 var errLineTooLong = errors.New("the line is too long")
 
-// receive takes lines until they end, and notes why if they did not end as they must.
+// receive takes lines until they end, and notes why if they did not end as they must. No other goroutine's recovery
+// catches a panic here, so without its own it would end the process.
 func (b *bulkStream) receive() {
 	defer close(b.jobs)
+	defer func() {
+		if r := recover(); r != nil {
+			b.cut = b.server.panicked(b.x, r)
+		}
+	}()
 	b.cut = b.receiveLines()
 }
 
