@@ -1,8 +1,10 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
 	"reflect"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/gofiber/fiber/v2"
@@ -19,7 +21,39 @@ const (
 	bulkLineLimit = 8 << 10 // bytes of one line; the longest that is of the documented form has about 2 KiB
 	bulkInFlight  = 64      // lines of one stream that are worked on or wait to be written
 	bulkStreams   = 16      // streams at once: together with the two limits above, this bounds their memory to 8 MiB
+	bulkPerClient = 4       // of them, so that no client can keep the others out
 )
+
+// bulkPlaces is who runs how many bulk issues.
+type bulkPlaces struct {
+	mu  sync.Mutex // guards what follows
+	all int
+	of  map[string]int // by client; without those that run none
+}
+
+// take gives a client a place. It returns the code of the refusal if there is none, with what to do.
+func (p *bulkPlaces) take(client string) (code, detail string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.of[client] >= bulkPerClient:
+		return wire.CodeTooManyRequests, fmt.Sprintf("try again when one of this client's bulk issues has ended: it may run %d at once", bulkPerClient)
+	case p.all >= bulkStreams:
+		return string(keyservice.CodeBusy), "enough bulk issues are running: try again when one has ended"
+	}
+	p.all++
+	p.of[client]++
+	return "", ""
+}
+
+func (p *bulkPlaces) giveBack(client string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all--
+	if p.of[client]--; p.of[client] == 0 {
+		delete(p.of, client)
+	}
+}
 
 // bulkForms are the lines of a bulk issue as they must be.
 type bulkForms struct {
@@ -51,7 +85,8 @@ func (s *Server) bulkRoute() {
 			"the answer was cut. If the lines did not all arrive, it holds a problem, such as `upload_cut`, `request_timeout`, or " +
 			"`not_ready` when the service stops: send the same lines again. The status is 200 as soon as lines are read: whether all " +
 			"went well stands in the summary. Each line counts as a request against the client's rate, which slows the stream down. " +
-			"The connection is closed after the answer.",
+			"The connection is closed after the answer: who gets the summary while still sending must stop, and close it.\n\n" +
+			"A client may run 4 bulk issues at once, all clients together 16.",
 		codes: []keyservice.Code{keyservice.CodeBusy},
 	}
 	op := s.bulkOperation(r)
@@ -82,10 +117,11 @@ func (s *Server) bulk(c *fiber.Ctx) error {
 		refuse(c.UserContext(), err).write(ctx)
 		return nil
 	}
-	select {
-	case s.streams <- struct{}{}:
-	default:
-		x.problem(string(keyservice.CodeBusy), "enough bulk issues are running: try again when one has ended").write(ctx)
+	if code, detail := s.streams.take(x.caller.Name); code != "" {
+		if code == wire.CodeTooManyRequests {
+			s.metrics.limited.WithLabelValues(x.caller.Name).Inc() // the log does not show it
+		}
+		x.problem(code, detail).write(ctx)
 		return nil
 	}
 	stream := s.newBulkStream(ctx, x)

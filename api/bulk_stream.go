@@ -160,7 +160,7 @@ func (b *bulkStream) Close() error {
 		b.begun.Do(func() {}) // if nothing was read, nothing will be
 		b.cancel()
 		b.group.Wait()
-		<-b.server.streams
+		b.server.streams.giveBack(b.x.caller.Name)
 		b.server.ended(b.x, b.conn.RemoteAddr(), fasthttp.StatusOK)
 	})
 	return nil

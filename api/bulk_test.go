@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -384,33 +383,4 @@ func TestLinesWaitForTheirTurn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 25, summary.Issued)
 	require.Greater(t, time.Since(began), 300*time.Millisecond, "26 tokens, 5 of them at once")
-}
-
-// TestOnlySoManyStreams: further bulk issues are told to come again.
-func TestOnlySoManyStreams(t *testing.T) {
-	entered, release := make(chan struct{}, 16), make(chan struct{})
-	rec := &recorder{hook: func(_ context.Context, name string) error {
-		if name == "issue" {
-			entered <- struct{}{}
-			<-release
-		}
-		return nil
-	}}
-	w := start(t, rec, nil)
-	var wg sync.WaitGroup
-	for range 16 {
-		wg.Go(func() {
-			_, err := w.goClient("issuer").BulkIssue(t.Context(), (&batch{n: 1}).next, (&batch{}).got)
-			require.NoError(t, err)
-		})
-	}
-	for range 16 {
-		<-entered
-	}
-	r := w.send("issuer", http.MethodPost, bulkPath, `{"end":true,"lines":0}`)
-	require.Equal(t, "busy", r.problem(t).Code)
-	require.Equal(t, "1", r.header.Get("Retry-After"))
-	close(release)
-	wg.Wait()
-	require.True(t, w.bulk(t, wire.BulkEnd{End: true}).summary.Complete)
 }

@@ -74,7 +74,7 @@ type Server struct {
 	huma    huma.API
 	routes  routeTable
 	forms   bulkForms
-	streams chan struct{} // holds one for each bulk issue that runs
+	streams bulkPlaces // of the bulk issues that run
 
 	running context.Context // ends when Shutdown begins: streams end then
 	stop    context.CancelFunc
@@ -91,7 +91,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	o.TLS = conf
-	s := &Server{Options: o, lines: newLines(o.MaxConnections), streams: make(chan struct{}, bulkStreams)}
+	s := &Server{Options: o, lines: newLines(o.MaxConnections), streams: bulkPlaces{of: map[string]int{}}}
 	s.running, s.stop = context.WithCancel(context.Background())
 	if s.metrics, err = newMetrics(o.Metrics, s.lines); err != nil {
 		return nil, err
@@ -196,8 +196,8 @@ func (s *Server) Serve(ln net.Listener) error {
 }
 
 // Shutdown stops accepting, lets every request that has begun to arrive finish and be answered, and returns when the
-// last connection is closed. A bulk issue carries out the lines it has read, and ends with its summary. When ctx ends
-// first, what is left is cut off and ctx's error returned.
+// last connection is closed. A bulk issue carries out the lines it has read, ends with its summary, and drops what its
+// client still sends, for at most 5 s. When ctx ends first, what is left is cut off and ctx's error returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
 	if err := s.lines.drain(ctx); err != nil {
