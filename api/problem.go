@@ -72,6 +72,7 @@ var meanings = map[string]meaning{
 	string(keyservice.CodePINMissing):          {409, "No PIN set", "set the customer's PIN first: this token's passwords are made with it", 0},
 	string(keyservice.CodeNotOptedIn):          {409, "No SMS passwords", "let the customer use the offline password, or opt in: nothing is sent to this subject for this use", 0},
 	string(keyservice.CodeChallengesPending):   {429, "Too many pending challenges", "wait as long as Retry-After says, or use the code that was sent", 0},
+	string(keyservice.CodeActivationThrottled): {429, "Too many wrong activation codes", "wait as long as Retry-After says, or activate by serial: too many wrong codes came for this subject", 0},
 	string(keyservice.CodeTooManySubjects):     {429, "Too many subjects", "wait as long as Retry-After says: this client failed for too many different subjects within the hour", 0},
 	string(keyservice.CodeHSMUnavailable):      {503, "HSM unavailable", "try again after Retry-After; if it lasts, tell the operator: nothing was decided", 5 * time.Second},
 	string(keyservice.CodeStorageUnavailable):  {503, "Storage unavailable", "try again after Retry-After; if it lasts, tell the operator: nothing was decided", 5 * time.Second},

@@ -109,7 +109,7 @@ func matrix(serial string) []matrixRow {
 		{"post /v1/tokens/{serial}/removal", authz.Activator, `{"proof":"AAAA"}`, 409, "transition_not_allowed"},
 		{"post /v1/tokens/{serial}/unlock", authz.Issuer, "", 200, ""},
 		{"post /v1/challenges", authz.Verifier, strings.Replace(challengeBody, "6037991234567893", card(77), 1), 409, "not_opted_in"},
-		{"post /v1/activations", authz.Activator, fmt.Sprintf(`{"class":"card","subject":%q,"activation_code":"00000000"}`, card(79)), 403, "activation_code_wrong"},
+		{"post /v1/activations", authz.Activator, fmt.Sprintf(`{"class":"card","subject":%q,"activation_code":"00000000","maker_seed":"AAAA"}`, card(79)), 403, "activation_code_wrong"},
 		{"post /v1/subjects/tokens", authz.Issuer, fmt.Sprintf(`{"class":"card","subject":%q}`, card(78)), 200, ""},
 		{"post /v1/subjects/deactivations", authz.Issuer, fmt.Sprintf(`{"class":"card","subject":%q}`, card(78)), 200, ""},
 		{"get /v1/import-key", authz.Activator, "", 200, ""},

@@ -72,9 +72,11 @@ func (s *Server) enrolmentRoutes() {
 		method: post, path: "/v1/activations", id: "activate-subject", role: authz.Activator, status: http.StatusOK,
 		summary: "Activate a customer's token without its serial",
 		description: "As `activate`, for a customer who was given a code but no serial: the token is the one that the subject has to " +
-			"make passwords offline. A subject that has none is answered like a wrong code.",
-		codes: []keyservice.Code{keyservice.CodeSubjectInvalid, keyservice.CodeTooManySubjects, keyservice.CodeTokenNotFound, keyservice.CodeTampered,
-			keyservice.CodeDeviceKeyInvalid, keyservice.CodeTransition, keyservice.CodeChannelOther, keyservice.CodeDeviceKeyNotPinned, keyservice.CodeDeviceOther, keyservice.CodeActivationExpired, keyservice.CodeActivationExhausted, keyservice.CodeActivationWrong, keyservice.CodeSeedInvalid, keyservice.CodeSeedInUse},
+			"make passwords offline. Until the code is right and alive, every answer is that of a wrong code: it does not tell whether " +
+			"the subject has a token. Wrong codes use up no try of the code but guesses of the subject: too many of them must be waited out.",
+		codes: []keyservice.Code{keyservice.CodeSubjectInvalid, keyservice.CodeTooManySubjects, keyservice.CodeTampered,
+			keyservice.CodeDeviceKeyInvalid, keyservice.CodeActivationWrong, keyservice.CodeActivationThrottled, keyservice.CodeTransition,
+			keyservice.CodeChannelOther, keyservice.CodeDeviceKeyNotPinned, keyservice.CodeDeviceOther, keyservice.CodeSeedInvalid, keyservice.CodeSeedInUse},
 	}, s.activateSubject)
 	handle(s, tokenRoute(post, "/confirmation", "confirm", authz.Activator, "Prove that the device has the seed",
 		"Makes a pending token active. A phone gives a `proof`, which uses up no password. A hardware token can make nothing but "+

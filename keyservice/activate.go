@@ -96,7 +96,11 @@ func (s *Service) activate(ctx context.Context, c authz.Caller, r ActivateReques
 		if full != nil {
 			return struct{}{}, d, s.tooManySubjects(ctx, c, authz.ActivateToken, "", full)
 		}
-		activated, d, err = s.activation(ctx, r, who)
+		if r.Serial == "" {
+			activated, d, err = s.activationBySubject(ctx, r, who)
+		} else {
+			activated, d, err = s.activation(ctx, r)
+		}
 		return struct{}{}, d, err
 	})
 	if full == nil && (done.repeated || err == nil || slices.Contains(undecided, CodeOf(err))) {
@@ -105,37 +109,13 @@ func (s *Service) activate(ctx context.Context, c authz.Caller, r ActivateReques
 	return activated, done, err
 }
 
-// activation decides one activation, from the store as it is now. A subject that has no token looks like a wrong code.
-func (s *Service) activation(ctx context.Context, r ActivateRequest, who owner) (activated token, d decision, err error) {
-	serial, err := s.activationSerial(ctx, r, who)
-	if err != nil {
-		return token{}, decision{}, err
-	}
-	if serial == "" {
-		return token{}, refuse(CodeActivationWrong, wrongActivation), nil
-	}
-	d, err = s.changeOf(ctx, serial, func(t token) (_ token, refused *Error, err error) {
+// activation decides one activation by serial, from the store as it is now.
+func (s *Service) activation(ctx context.Context, r ActivateRequest) (activated token, d decision, err error) {
+	d, err = s.changeOf(ctx, r.Serial, func(t token) (_ token, refused *Error, err error) {
 		activated, refused, err = s.bindDevice(ctx, t, r)
 		return activated, refused, err
 	})
-	d.entry.Serial = serial
 	return activated, d, err
-}
-
-// activationSerial finds the token to activate; "" if the subject has none.
-func (s *Service) activationSerial(ctx context.Context, r ActivateRequest, who owner) (string, error) {
-	if r.Serial != "" {
-		return r.Serial, nil
-	}
-	items, err := s.Store.Get(ctx, liveKey(r.Class, KindOffline, who.subject))
-	if err != nil {
-		return "", storeError(err)
-	}
-	if items[0].Version == 0 {
-		return "", nil
-	}
-	p, err := unmac[pointer](s, items[0], "live token")
-	return p.Serial, err
 }
 
 const wrongActivation = "the activation code does not belong to this serial and subject"

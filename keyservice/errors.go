@@ -34,6 +34,7 @@ const (
 	CodeActivationWrong     Code = "activation_code_wrong"
 	CodeActivationExpired   Code = "activation_code_expired"
 	CodeActivationExhausted Code = "activation_code_exhausted"
+	CodeActivationThrottled Code = "activation_throttled"
 	CodeDeviceKeyInvalid    Code = "device_key_invalid"
 	CodeDeviceKeyNotPinned  Code = "device_key_not_pinned"
 	CodeDeviceOther         Code = "device_other"

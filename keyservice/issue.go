@@ -160,7 +160,7 @@ func (s *Service) firstRows(ctx context.Context, t token, live store.Key) (decis
 			return decision{}, err
 		}
 	}
-	return d, s.addBudgets(ctx, t, append([]string{resyncUse}, t.Uses...), &d)
+	return d, s.addBudgets(ctx, t, append([]string{resyncUse, activationUse}, t.Uses...), &d)
 }
 
 // addPointer adds a new row that names the token.

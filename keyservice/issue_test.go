@@ -69,14 +69,14 @@ func (w *world) shown(serial string) TokenView {
 	return v
 }
 
-// Every use of a new token has its guess budget, shared by the subject's tokens, and so has resynchronising.
+// Every use of a new token has its guess budget, shared by the subject's tokens, and so have resynchronising and activating.
 func TestBudgetsAreMadeWithTheToken(t *testing.T) {
 	w := newWorld(t)
 	w.issued(card(1), "offline-60")
 	issued := w.optedIn(card(1), "second-pin", "login")
 	tok, err := w.load(context.Background(), issued.Serial)
 	require.NoError(t, err)
-	for _, use := range []string{"second-pin", "login", resyncUse} {
+	for _, use := range []string{"second-pin", "login", resyncUse, activationUse} {
 		w.row(budgetKey(tok.Subject.Sum, use))
 	}
 	bare := w.optedIn(card(2))

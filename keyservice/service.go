@@ -39,7 +39,7 @@ type Config struct {
 	Profiles       map[string]Profile // by name
 	Uses           []string           // the uses a token may be connected to
 	FailedSubjects int                // different subjects one caller may fail for within an hour
-	Guess          GuessLimits        // for subjects that have no token of the use
+	Guess          GuessLimits        // for subjects that have no token of the use, and for codes without a serial
 	Clock          func() time.Time
 	Log            *slog.Logger
 	Observer       Observer // may be nil

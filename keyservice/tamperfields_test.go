@@ -143,6 +143,12 @@ func (w *world) targets() map[string]target {
 	hardware.become(Pending)
 	add("hardware", hardware.serial, func() error { return second(w.Token(context.Background(), branch, hardware.serial)) })
 
+	open, other := w.issued(card(7), "offline-60"), w.newPhone(1)
+	own := other.nameless(card(7), w.code(open))
+	require.Equal(w.t, CodeActivationWrong, CodeOf(w.activating(other.nameless(card(7), wrongCode(own.Code)))))
+	add("by card", open.Serial, func() error { return w.activating(own) }, live,
+		func(t token) store.Key { return budgetKey(t.Subject.Sum, activationUse) })
+
 	gone := w.customer(ChannelHardware, card(5))
 	gone.become(Deactivated)
 	next := w.issuedHardware(card(6))
