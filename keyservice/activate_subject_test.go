@@ -288,3 +288,16 @@ func TestAnIssuerFindsACustomersTokens(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, found)
 }
+
+// The branch lets a customer activate again whom strangers hold up.
+func TestAnIssuerUnlocksActivation(t *testing.T) {
+	w := newWorld(t)
+	issued, p := w.issued(card(1), "offline-60"), w.newPhone(0)
+	code := w.code(issued)
+	for range limits.FreeMisses {
+		require.Equal(t, CodeActivationWrong, CodeOf(w.activating(p.nameless(card(1), wrongCode(code)))))
+	}
+	require.Equal(t, CodeActivationThrottled, CodeOf(w.activating(p.nameless(card(1), code))))
+	require.NoError(t, second(w.Unlock(context.Background(), branch, issued.Serial)))
+	require.NoError(t, w.activating(p.nameless(card(1), code)))
+}

@@ -157,10 +157,10 @@ func (s *Service) synced(ctx context.Context, t token, now time.Time, factor uin
 	return ResyncVerdict{Accepted: true, Drift: t.state.Drift}, d, s.putState(&d, &t)
 }
 
-// forgiven makes the decision that forgives every miss of the token's uses, and those of resynchronising.
+// forgiven makes the decision that forgives every miss of the token's uses, and those of resynchronising and activating.
 func (s *Service) forgiven(ctx context.Context, t token) (decision, error) {
 	d := decision{change: store.Change{Require: t.require}, entry: audit.Entry{Outcome: audit.Done}}
-	for _, use := range append(slices.Clone(t.Uses), resyncUse) {
+	for _, use := range append(slices.Clone(t.Uses), resyncUse, activationUse) {
 		b, it, err := s.loadBudget(ctx, t.Subject.Sum, use, true)
 		if err != nil {
 			return decision{}, err
@@ -177,8 +177,8 @@ func (s *Service) forgiven(ctx context.Context, t token) (decision, error) {
 	return d, nil
 }
 
-// Unlock forgives the misses of every use the token is connected to, and those of resynchronising it; of an SMS token also
-// how often its passwords were asked for.
+// Unlock forgives the misses of every use the token is connected to, and those of resynchronising and activating it; of an SMS
+// token also how often its passwords were asked for.
 func (s *Service) Unlock(ctx context.Context, c authz.Caller, serial string) (Status, error) {
 	if err := s.authorise(ctx, c, authz.UnlockToken, serial); err != nil {
 		return "", err
