@@ -77,7 +77,7 @@ var meanings = map[string]meaning{
 	string(keyservice.CodeHSMUnavailable):      {503, "HSM unavailable", "try again after Retry-After; if it lasts, tell the operator: nothing was decided", 5 * time.Second},
 	string(keyservice.CodeStorageUnavailable):  {503, "Storage unavailable", "try again after Retry-After; if it lasts, tell the operator: nothing was decided", 5 * time.Second},
 	string(keyservice.CodeStorageFull):         {503, "Storage full", "tell the operator: the database's disk is nearly full, and nothing can be decided until there is space", 60 * time.Second},
-	string(keyservice.CodeOutcomeUnknown):      {503, "Outcome unknown", "it is not known whether this was done: look before you repeat it", 0},
+	string(keyservice.CodeOutcomeUnknown):      {503, "Outcome unknown", "it is not known whether this was done: repeat it under the same Idempotency-Key, or without one look before you repeat it", 0},
 	string(keyservice.CodeBusy):                {503, "Busy", "too much at once: try again", time.Second},
 	string(keyservice.CodeInternal):            {500, "Internal error", "give the operator the request id: the log says why", 0},
 }

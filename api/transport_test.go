@@ -132,7 +132,7 @@ func TestErrorsOfUseCases(t *testing.T) {
 		"internal":        {&keyservice.Error{Code: keyservice.CodeInternal, Detail: "inside", Err: errors.New("cause-4711")}, 500, "internal", "give the operator the request id: the log says why", ""},
 		"a new code":      {&keyservice.Error{Code: "brand_new", Detail: "inside"}, 500, "internal", "give the operator the request id: the log says why", ""},
 		"a plain error":   {errors.New("cause-4711"), 500, "internal", "give the operator the request id: the log says why", ""},
-		"out of time":     {context.DeadlineExceeded, 503, "outcome_unknown", "it is not known whether this was done: look before you repeat it", ""},
+		"out of time":     {context.DeadlineExceeded, 503, "outcome_unknown", "it is not known whether this was done: repeat it under the same Idempotency-Key, or without one look before you repeat it", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fail = c.err
