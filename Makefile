@@ -36,8 +36,8 @@ run: dev-packages build ## Run the service for development: 127.0.0.1:8443, stat
 	@exec $(RAMZBAN) dev run
 
 test: test-root ## Run all tests
-	go test -race -count=1 $(RACED)
-	go test -count=1 ./cmd/...
+	go test -race -count=1 -timeout 30m $(RACED)
+	go test -count=1 -timeout 30m ./cmd/...
 
 test-long: test-root ## Run all tests in their long form: kill loops, power cuts, large scans
 	RAMZBAN_TEST_LONG=1 go test -race -count=1 -timeout 2h $(RACED)
@@ -50,7 +50,7 @@ check: test-root ## Format, vet, staticcheck, tidy go.mod, brief fuzzing, all te
 	go run $(STATICCHECK) ./...
 	go mod tidy -diff
 	.ci/fuzz 5
-	go test -race -count=1 ./...
+	go test -race -count=1 -timeout 30m ./...
 
 bench: test-packages ## Measure, each beside the raw figure of the same run
 	go test -p 1 -run '^$$' -bench . ./...
