@@ -22,7 +22,7 @@ func deviceSyncCommand() *cobra.Command {
 		Use:   "sync --dir DIR",
 		Short: "Learn how far this phone's clock is off, from the service's",
 		Long: "Asks the service for its time, which needs no certificate, keeps how far this phone's clock is off beside its token,\n" +
-			"and prints it in seconds. Passwords are made by the corrected clock from then on.",
+			"and says it. Passwords are made by the corrected clock from then on.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := openPhone(dir)
@@ -41,14 +41,18 @@ func deviceSyncCommand() *cobra.Command {
 	return c
 }
 
-// showOffset prints seconds; positive: the service's clock is ahead.
+// showOffset says how far the phone's clock is off; positive: the service's clock is ahead.
 func showOffset(out, errs io.Writer, offset time.Duration) error {
 	if offset.Abs() > wrongClock {
 		if _, err := fmt.Fprintln(errs, "warning: this clock is more than an hour off: look at its date and time zone"); err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(out, "%+.3f\n", offset.Seconds())
+	way := "behind"
+	if offset < 0 {
+		way = "ahead of"
+	}
+	_, err := fmt.Fprintf(out, "the phone's clock is %.3f s %s the service's\n", offset.Abs().Seconds(), way)
 	return err
 }
 

@@ -59,7 +59,7 @@ func TestSyncFromTheCommandLine(t *testing.T) {
 	sync := []string{"device", "sync", "--dir", p.dir, "--url", "https://" + s.api, "--ca", s.pki("ca.crt")}
 	out, err := exec.Command(ramzban, sync...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Regexp(t, `^[+-][0-9]\.[0-9]{3}\n$`, string(out))
+	require.Regexp(t, `^the phone's clock is [0-9]\.[0-9]{3} s (behind|ahead of) the service's\n$`, string(out))
 
 	_, stderr := runFailing(t, exitFailure, nil, append(sync, "--url", "https://"+freeAddress(t))...)
 	requireOneLine(t, stderr, "asking the time", "is the service running")
@@ -74,10 +74,20 @@ func TestSyncFromTheCommandLine(t *testing.T) {
 }
 
 func TestAClockThatIsFarOffIsSaid(t *testing.T) {
-	for offset, warned := range map[time.Duration]bool{time.Hour: false, -time.Hour: false, 61 * time.Minute: true, -61 * time.Minute: true} {
+	for offset, c := range map[time.Duration]struct {
+		says   string
+		warned bool
+	}{
+		0:                 {"0.000 s behind", false},
+		time.Millisecond:  {"0.001 s behind", false},
+		time.Hour:         {"3600.000 s behind", false},
+		-time.Hour:        {"3600.000 s ahead of", false},
+		61 * time.Minute:  {"3660.000 s behind", true},
+		-61 * time.Minute: {"3660.000 s ahead of", true},
+	} {
 		var out, errs strings.Builder
 		require.NoError(t, showOffset(&out, &errs, offset))
-		require.Equal(t, fmt.Sprintf("%+.3f\n", offset.Seconds()), out.String())
-		require.Equal(t, warned, strings.Contains(errs.String(), "more than an hour off"))
+		require.Equal(t, "the phone's clock is "+c.says+" the service's\n", out.String())
+		require.Equal(t, c.warned, strings.Contains(errs.String(), "more than an hour off"))
 	}
 }
