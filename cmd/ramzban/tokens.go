@@ -32,13 +32,16 @@ func tokensIssueCommand() *cobra.Command {
 		Short: "Issue a batch of tokens; run it again to go on after an interruption",
 		Long: "Issues a token for each line of IN, or for N accounts named P-000001 and so on, in one stream.\n\n" +
 			"IN is NDJSON, each line an issue request as in POST /v1/tokens, or CSV with a header of the same\n" +
-			"field names (several uses in one field are separated by spaces). All of IN is checked before\n" +
-			"anything is sent.\n\n" +
-			"OUT gets a line for each token: its number in IN, the serial and the id of the activation code for\n" +
-			"the courier, or why it was refused. It holds no card number, account or code. If anything interrupts\n" +
-			"the batch, run the same command with the same OUT again: it sends what has no answer yet, and\n" +
-			"nothing is issued twice. Tokens that were refused are not tried again, unless the service was\n" +
-			"unable to decide; for those that you have corrected make another IN and another OUT.\n\n" +
+			"field names, separated by commas (several uses in one field are separated by spaces). Before\n" +
+			"anything is sent the form of all of IN is checked: that every line can be read, has no other\n" +
+			"fields, and has a class, subject, channel and profile. What stands in them is judged by the service:\n" +
+			"it refuses, say, a wrong card number, or a subject that is there twice, and issues the rest.\n\n" +
+			"OUT gets a line for each token: its number in IN (from 1; a CSV header and empty lines do not\n" +
+			"count), the serial and the id of the activation code for the courier, or why it was refused. It holds no card\n" +
+			"number, account or code. If anything interrupts the batch, run the same command with the same OUT\n" +
+			"again: it sends what has no answer yet, and nothing is issued twice. Tokens that were refused are\n" +
+			"not tried again, unless the service was unable to decide; for those that you have corrected make another IN\n" +
+			"and another OUT.\n\n" +
 			"The exit status is 0 if every token was issued.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -57,10 +57,28 @@ func survey(s tokenSource) (input, error) {
 		case !more:
 			return input{sum: [sha256.Size]byte(h.Sum(nil)), tokens: n}, nil
 		}
+		if name := missingField(token); name != "" {
+			return input{}, fmt.Errorf("the input's token %d has no %s", n+1, name)
+		}
 		if err := json.NewEncoder(h).Encode(token); err != nil {
 			return input{}, err
 		}
 	}
+}
+
+// missingField names a field that every token needs and this one lacks; "" if it has them all.
+func missingField(t wire.IssueRequest) string {
+	switch "" {
+	case t.Class:
+		return "class"
+	case t.Subject:
+		return "subject"
+	case t.Channel:
+		return "channel"
+	case t.Profile:
+		return "profile"
+	}
+	return ""
 }
 
 // countedAccounts are the accounts P-000001, P-000002 and so on.
@@ -167,18 +185,20 @@ func (path csvFile) open() (tokenReader, error) {
 	}
 	rows := csv.NewReader(f)
 	rows.ReuseRecord = true
+	n := 0
 	columns, err := path.header(rows)
 	if err != nil {
 		return tokenReader{}, errors.Join(err, f.Close())
 	}
 	return tokenReader{close: func() { _ = f.Close() }, next: func() (wire.IssueRequest, bool, error) {
+		n++
 		token := wire.IssueRequest{Uses: []string{}}
 		row, err := rows.Read()
 		if errors.Is(err, io.EOF) {
 			return token, false, nil
 		}
 		if err != nil {
-			return token, false, fmt.Errorf("%s: %w", path, err)
+			return token, false, path.rowError(n, err, len(row), len(columns))
 		}
 		for i, value := range row {
 			setField(&token, columns[i], strings.TrimSpace(value))
@@ -187,14 +207,32 @@ func (path csvFile) open() (tokenReader, error) {
 	}}, nil
 }
 
+// rowError counts tokens as OUT does, and says where in the file that is.
+func (path csvFile) rowError(n int, err error, found, wanted int) error {
+	var p *csv.ParseError
+	switch {
+	case !errors.As(err, &p):
+		return fmt.Errorf("%s: token %d: %w", path, n, err)
+	case errors.Is(err, csv.ErrFieldCount):
+		return fmt.Errorf("%s: token %d (line %d of the file) has %d fields, but the header has %d", path, n, p.StartLine, found, wanted)
+	}
+	return fmt.Errorf("%s: token %d (line %d of the file): %w", path, n, p.Line, p.Err)
+}
+
 // header reads the names of the columns. Spreadsheets begin a file with a byte order mark.
 func (path csvFile) header(rows *csv.Reader) ([]string, error) {
 	names, err := rows.Read()
+	if errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s is empty: begin it with a header", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: reading the header: %w", path, err)
 	}
 	columns := slices.Clone(names)
 	columns[0] = strings.TrimPrefix(columns[0], "\ufeff")
+	if len(columns) == 1 && strings.Contains(columns[0], ";") {
+		return nil, fmt.Errorf("%s: the header has semicolons: separate with commas", path)
+	}
 	for i, name := range columns {
 		if !slices.Contains(tokenFields, name) || slices.Contains(columns[:i], name) {
 			return nil, fmt.Errorf("%s: column %d of the header is not one of %s, or is there twice", path, i+1, strings.Join(tokenFields, ", "))

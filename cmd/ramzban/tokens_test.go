@@ -249,6 +249,7 @@ func TestInputsOfOneMeaningAreOne(t *testing.T) {
 func TestBrokenInputs(t *testing.T) {
 	dir := t.TempDir()
 	good := `{"class":"card","subject":"6037991234567893","channel":"app","profile":"offline-60","uses":[]}` + "\n"
+	goodRow := "class,subject,channel,profile\ncard,6037991234567893,app,offline-60\n"
 	for name, c := range map[string]struct{ file, content, says string }{
 		"unknown field":    {"a.ndjson", good + `{"class":"card","number":"6037991234567893"}`, "line 2 is not one JSON document"},
 		"two documents":    {"a.ndjson", `{} {"subject":"6037991234567893"}`, "line 1 is not"},
@@ -257,9 +258,15 @@ func TestBrokenInputs(t *testing.T) {
 		"nothing":          {"a.ndjson", "", "holds no tokens"},
 		"unknown column":   {"a.csv", "class,6037991234567893\ncard,1\n", "column 2 of the header"},
 		"a column twice":   {"a.csv", "class,class\ncard,card\n", "column 2 of the header"},
-		"a cell too many":  {"a.csv", "class,subject\ncard,6037991234567893,x\n", "wrong number of fields"},
-		"a quote in a row": {"a.csv", "class,subject\ncard,60\"37991234567893\n", "bare \""},
-		"no header":        {"a.csv", "", "reading the header"},
+		"a cell too many":  {"a.csv", "class,subject\ncard,6037991234567893,x\n", "token 1 (line 2 of the file) has 3 fields, but the header has 2"},
+		"a cell too few":   {"a.csv", goodRow + "\n\ncard\n", "token 2 (line 5 of the file) has 1 fields, but the header has 4"},
+		"semicolons":       {"a.csv", "class;subject;channel\ncard;6037991234567893;app\n", "separate with commas"},
+		"no class":         {"a.ndjson", `{"subject":"6037991234567893","channel":"app","profile":"offline-60"}`, "token 1 has no class"},
+		"no subject":       {"a.ndjson", good + `{"class":"card","channel":"app","profile":"offline-60"}`, "token 2 has no subject"},
+		"no channel":       {"a.csv", goodRow + "card,6037991234567893,,offline-60\n", "token 2 has no channel"},
+		"no profile":       {"a.csv", "class,subject,channel\ncard,6037991234567893,app\n", "token 1 has no profile"},
+		"a quote in a row": {"a.csv", "class,subject\ncard,60\"37991234567893\n", "token 1 (line 2 of the file): bare \""},
+		"no header":        {"a.csv", "", "a.csv is empty"},
 		"another kind":     {"a.txt", "x", "must end in .ndjson or .csv"},
 	} {
 		t.Run(name, func(t *testing.T) {
