@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"ramzban/hsm/profile"
 	"ramzban/keyservice/authz"
@@ -55,16 +56,30 @@ func readable(key, path string) error {
 	return f.Close()
 }
 
-// warnings are what a bank may do, and should know of: one client that could make somebody's second factor alone.
+// keptApart are the pairs of roles that no client should have together, and what one with both could do alone.
+var keptApart = []struct {
+	roles [2]authz.Role
+	could string
+}{
+	{[2]authz.Role{authz.Issuer, authz.Activator}, "issue and activate"},
+	{[2]authz.Role{authz.Issuer, authz.Courier}, "issue and read the code"},
+	{[2]authz.Role{authz.Activator, authz.Courier}, "read a code and activate"},
+	{[2]authz.Role{authz.Verifier, authz.Courier}, "read a code and verify"},
+}
+
+// warnings are what a bank may do, and should know of: one client with roles that were made to be apart.
 func (c Config) warnings() []string {
 	var found []string
 	for _, client := range c.Clients {
 		has := func(r authz.Role) bool { return slices.Contains(client.Roles, string(r)) }
-		switch {
-		case has(authz.Issuer) && has(authz.Activator) && has(authz.Courier):
-			found = append(found, fmt.Sprintf("clients: %q alone could issue, read a code and activate: keep them apart", client.Name))
-		case has(authz.Verifier) && has(authz.Courier):
-			found = append(found, fmt.Sprintf("clients: %q alone could read a code and verify: keep them apart", client.Name))
+		var could []string
+		for _, pair := range keptApart {
+			if has(pair.roles[0]) && has(pair.roles[1]) {
+				could = append(could, pair.could)
+			}
+		}
+		if could != nil {
+			found = append(found, fmt.Sprintf("clients: %q alone could %s: keep these roles apart", client.Name, strings.Join(could, ", ")))
 		}
 	}
 	return found

@@ -45,18 +45,25 @@ func TestConfigCheckLooksAtTheFiles(t *testing.T) {
 	requireOneLine(t, stderr, "/etc/ramzban/")
 }
 
-// A bank may let one client do everything that makes a customer's second factor; it is told.
-func TestAClientThatCouldDoAllIsWarnedOf(t *testing.T) {
+// A bank may give one client roles that are made to be apart; it is told, in a line for each client.
+func TestRolesThatAreNotApartAreWarnedOf(t *testing.T) {
 	d := deploy(t)
 	d.config.Clients[0].Roles = []string{"courier", "issuer", "activator"}
 	d.config.Clients[1].Roles = []string{"verifier", "courier"}
 	warnings := []string{
-		`clients: "branch" alone could issue, read a code and activate: keep them apart`,
-		`clients: "mobile-bank" alone could read a code and verify: keep them apart`,
+		`clients: "branch" alone could issue and activate, issue and read the code, read a code and activate: keep these roles apart`,
+		`clients: "mobile-bank" alone could read a code and verify: keep these roles apart`,
 	}
 	require.Equal(t, warnings, d.config.warnings())
-	d.config.Clients[2].Roles = []string{"issuer", "courier"}
-	require.Equal(t, warnings, d.config.warnings())
+	for could, roles := range map[string][]string{
+		"issue and activate": {"issuer", "activator"}, "issue and read the code": {"courier", "issuer"},
+		"read a code and activate": {"activator", "courier", "auditor"}, "read a code and verify": {"verifier", "courier"},
+	} {
+		one := Config{Clients: []ClientConfig{{Name: "x", Roles: roles}}}
+		require.Equal(t, []string{`clients: "x" alone could ` + could + `: keep these roles apart`}, one.warnings())
+	}
+	apart := Config{Clients: []ClientConfig{{Name: "x", Roles: []string{"issuer", "verifier", "officer"}}, {Name: "y", Roles: []string{"activator", "verifier"}}}}
+	require.Empty(t, apart.warnings())
 	out, err := exec.Command(ramzban, "config", "check", "--config", writeConfig(t, d.config)).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	for _, w := range warnings {
@@ -67,5 +74,5 @@ func TestAClientThatCouldDoAllIsWarnedOf(t *testing.T) {
 	require.NoError(t, d.terminate())
 	log, err := os.ReadFile(filepath.Join(d.dir, "out.log"))
 	require.NoError(t, err)
-	require.Contains(t, string(log), "alone could issue, read a code and activate: keep them apart")
+	require.Contains(t, string(log), "alone could issue and activate, issue and read the code, read a code and activate: keep these roles apart")
 }
