@@ -22,13 +22,15 @@ type GuessLimits struct {
 func (l GuessLimits) Validate() error {
 	switch {
 	case l.FreeMisses < 1 || l.FreeMisses > 10:
-		return fmt.Errorf("free misses must be between 1 and 10, not %d", l.FreeMisses)
-	case l.BaseDelay < time.Second || l.MaxDelay < l.BaseDelay || l.MaxDelay > 24*time.Hour:
-		return fmt.Errorf("delays must be between one second and a day, the base (%v) not above the longest (%v)", l.BaseDelay, l.MaxDelay)
+		return fmt.Errorf("free_misses must be between 1 and 10, not %d", l.FreeMisses)
+	case l.BaseDelay < time.Second:
+		return fmt.Errorf("base_delay must be at least 1s, not %v", l.BaseDelay)
+	case l.MaxDelay < l.BaseDelay || l.MaxDelay > 24*time.Hour:
+		return fmt.Errorf("max_delay must be between base_delay (%gs) and 86400s, not %gs", l.BaseDelay.Seconds(), l.MaxDelay.Seconds())
 	case l.WindowDays < 1 || l.WindowDays > maxWindow:
-		return fmt.Errorf("the window must be between 1 and %d days, not %d", maxWindow, l.WindowDays)
+		return fmt.Errorf("window_days must be between 1 and %d, not %d", maxWindow, l.WindowDays)
 	case l.MaxMisses < l.FreeMisses || l.MaxMisses > 100:
-		return fmt.Errorf("misses in the window must be between the free ones (%d) and 100 (NIST SP 800-63B), not %d", l.FreeMisses, l.MaxMisses)
+		return fmt.Errorf("max_misses must be between free_misses (%d) and 100 (NIST SP 800-63B), not %d", l.FreeMisses, l.MaxMisses)
 	}
 	return nil
 }

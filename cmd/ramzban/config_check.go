@@ -97,9 +97,12 @@ func (c Config) checkUses() error {
 	if len(c.Uses) == 0 {
 		return wrong("uses", "name at least one")
 	}
-	for _, u := range c.Uses {
+	for i, u := range c.Uses {
 		if !nameForm.MatchString(u) {
 			return wrong("uses", "%q is not %s", u, nameRule)
+		}
+		if slices.Contains(c.Uses[:i], u) {
+			return wrong("uses", "%q is there twice: name it once", u)
 		}
 	}
 	return nil

@@ -71,10 +71,19 @@ func (p ProfileConfig) check(key string) error {
 	if p.Guessing == nil {
 		return nil
 	}
+	if !p.Guessing.complete() {
+		return wrong(key+".guessing", "give all five of free_misses, base_delay, max_delay, window_days and max_misses, none of them 0, "+
+			"or leave the block out and the global one holds")
+	}
 	if err := p.Guessing.Limits().Validate(); err != nil {
-		return wrong(key+".guessing", "%v: give all five keys, or leave the block out and the global one holds", err)
+		return wrong(key+".guessing", "%v", err)
 	}
 	return nil
+}
+
+// complete says whether all keys are given; 0 is a good value of none.
+func (g GuessingConfig) complete() bool {
+	return g.FreeMisses != 0 && g.BaseDelay != 0 && g.MaxDelay != 0 && g.WindowDays != 0 && g.MaxMisses != 0
 }
 
 // checkSuite lets a profile repeat what its suite says, and say nothing else.

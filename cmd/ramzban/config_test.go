@@ -166,6 +166,31 @@ func (c *Config) own(name string, change func(*ProfileConfig)) {
 	c.Profiles[name] = p
 }
 
+// What is said of profiles, uses and guessing is said in the words of the file.
+func TestConfigErrorsSpeakTheFilesLanguage(t *testing.T) {
+	for says, text := range map[string]string{
+		`uses: "login" is there twice`:                                      "uses: [login, second-pin, login]\n",
+		"guessing: max_misses must be between free_misses (3) and 100":      "guessing: {max_misses: 101}\n",
+		"guessing: base_delay must be at least 1s, not 500ms":               "guessing: {base_delay: 500ms}\n",
+		"guessing: max_delay must be between base_delay (30s) and 86400s":   "guessing: {max_delay: 20s}\n",
+		"guessing: window_days must be between 1 and":                       "guessing: {window_days: 0}\n",
+		"guessing: free_misses must be between 1 and 10, not 0":             "guessing: {free_misses: 0}\n",
+		"profiles.x.guessing: give all five of":                             "profiles: {x: {type: sms, hash: SHA1, digits: 6, validity: 60s, guessing: {max_misses: 200}}}\n",
+		"profiles.x: validity must be whole seconds, 30s to 600s, not 700s": "profiles: {x: {type: sms, hash: SHA1, digits: 6, validity: 700s}}\n",
+		"profiles.x: period is not for sms":                                 "profiles: {x: {type: sms, hash: SHA1, digits: 6, validity: 60s, period: 60s}}\n",
+		"profiles.x: validity is for time steps and sms only":               "profiles: {x: {type: hotp, hash: SHA1, digits: 6, validity: 60s}}\n",
+		"profiles.x: pin_digits is for ocra only":                           "profiles: {x: {type: hotp, hash: SHA1, digits: 6, pin_digits: 4}}\n",
+		"profiles.x: resync_ahead is for counters only":                     "profiles: {x: {type: totp, hash: SHA1, digits: 6, period: 120s, validity: 120s, resync_ahead: 4}}\n",
+		"validity must be at least the period (120s)":                       "profiles: {x: {type: totp, hash: SHA1, digits: 6, period: 120s, validity: 60s}}\n",
+		"drift_search (120s) must not exceed drift_bound (60s)":             "profiles: {x: {type: totp, hash: SHA1, digits: 6, period: 60s, validity: 60s, drift_search: 2m, drift_bound: 1m}}\n",
+		"period must be whole seconds, at most 3600s, not 7200s":            "profiles: {x: {type: totp, hash: SHA1, digits: 6, period: 2h, validity: 60s}}\n",
+	} {
+		c, err := parseConfig([]byte(text + "clients: [{name: a, certificates: [a], roles: [issuer]}]\n"))
+		require.NoError(t, err)
+		require.ErrorContains(t, c.Validate(), says)
+	}
+}
+
 func TestNamesOfUses(t *testing.T) {
 	long := strings.Repeat("a", 64)
 	for name, good := range map[string]bool{"a": true, "4": true, "first-pin": true, long: true,

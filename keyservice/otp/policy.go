@@ -50,8 +50,10 @@ func (p Policy) Validate() error {
 	if p.Digits < 6 || p.Digits > 8 {
 		return fmt.Errorf("digits must be 6, 7 or 8, not %d", p.Digits)
 	}
-	if p.Type != OCRA && (p.Suite != "" || p.PINDigits != 0 || p.Signs) {
-		return fmt.Errorf("suite, pin_digits and signs are for ocra only")
+	if p.Type != OCRA {
+		if err := none("is for ocra only", key{"suite", p.Suite != ""}, key{"pin_digits", p.PINDigits != 0}, key{"signs", p.Signs}); err != nil {
+			return err
+		}
 	}
 	switch p.Type {
 	case TOTP:
@@ -66,23 +68,57 @@ func (p Policy) Validate() error {
 	return fmt.Errorf("type must be totp, hotp, ocra or sms, not %q", p.Type)
 }
 
-func (p Policy) validateTimed() error {
-	for name, d := range map[string]time.Duration{
-		"period": p.Period, "validity": p.Validity, "drift_search": p.DriftSearch, "drift_bound": p.DriftBound,
-	} {
-		if d%time.Second != 0 || d < 0 || d > time.Hour {
-			return fmt.Errorf("%s must be whole seconds, at most an hour, not %v", name, d)
+// key is a key of the configuration, by its name there, and whether the policy has a value for it.
+type key struct {
+	name  string
+	given bool
+}
+
+// none says of the first key that is given why it must not be.
+func none(why string, keys ...key) error {
+	for _, k := range keys {
+		if k.given {
+			return fmt.Errorf("%s %s: leave it out", k.name, why)
 		}
+	}
+	return nil
+}
+
+func (p Policy) stepKeys() []key {
+	return []key{{"period", p.Period != 0}, {"drift_search", p.DriftSearch != 0}, {"drift_bound", p.DriftBound != 0}}
+}
+
+func (p Policy) counterKeys() []key {
+	return []key{{"look_ahead", p.LookAhead != 0}, {"resync_ahead", p.ResyncAhead != 0}}
+}
+
+// inSeconds writes a duration as the configuration does: 120s, not 2m0s.
+func inSeconds(d time.Duration) string {
+	if d%time.Second != 0 {
+		return d.String()
+	}
+	return fmt.Sprintf("%ds", int64(d/time.Second))
+}
+
+func (p Policy) validateTimed() error {
+	for _, f := range []struct {
+		name  string
+		value time.Duration
+	}{{"period", p.Period}, {"validity", p.Validity}, {"drift_search", p.DriftSearch}, {"drift_bound", p.DriftBound}} {
+		if f.value%time.Second != 0 || f.value < 0 || f.value > time.Hour {
+			return fmt.Errorf("%s must be whole seconds, at most 3600s, not %s", f.name, inSeconds(f.value))
+		}
+	}
+	if err := none("is for counters only", p.counterKeys()...); err != nil {
+		return err
 	}
 	switch {
 	case p.Period < time.Second:
 		return fmt.Errorf("period must be at least one second")
 	case p.Validity < p.Period:
-		return fmt.Errorf("validity must be at least the period (%v), or a password would die while it is shown", p.Period)
+		return fmt.Errorf("validity must be at least the period (%s), or a password would die while it is shown", inSeconds(p.Period))
 	case p.DriftSearch > p.DriftBound:
-		return fmt.Errorf("drift_search (%v) must not exceed drift_bound (%v)", p.DriftSearch, p.DriftBound)
-	case p.LookAhead != 0 || p.ResyncAhead != 0:
-		return fmt.Errorf("look_ahead and resync_ahead are for counters only")
+		return fmt.Errorf("drift_search (%s) must not exceed drift_bound (%s)", inSeconds(p.DriftSearch), inSeconds(p.DriftBound))
 	case (2*p.DriftSearch+p.Validity)/p.Period > 50:
 		return fmt.Errorf("validity and drift_search span %d time steps; at most 50", (2*p.DriftSearch+p.Validity)/p.Period)
 	case (2*p.DriftBound+p.Validity)/p.Period > maxResync:
@@ -95,9 +131,13 @@ func (p Policy) validateTimed() error {
 const maxResync = 1000
 
 func (p Policy) validateCounted() error {
+	if err := none("is for time steps only", p.stepKeys()...); err != nil {
+		return err
+	}
+	if err := none("is for time steps and sms only", key{"validity", p.Validity != 0}); err != nil {
+		return err
+	}
 	switch {
-	case p.Period != 0 || p.Validity != 0 || p.DriftSearch != 0 || p.DriftBound != 0:
-		return fmt.Errorf("period, validity and drift are for time steps only")
 	case p.LookAhead > 50:
 		return fmt.Errorf("look_ahead must be at most 50 (RFC 4226 section 7.4), not %d", p.LookAhead)
 	case p.ResyncAhead < p.LookAhead || p.ResyncAhead > maxResync:
@@ -133,13 +173,10 @@ func (p Policy) validateOCRA() error {
 }
 
 func (p Policy) validateSMS() error {
-	switch {
-	case p.Validity%time.Second != 0 || p.Validity < 30*time.Second || p.Validity > 10*time.Minute:
-		return fmt.Errorf("validity must be whole seconds, 30 to 600, not %v", p.Validity)
-	case p.Period != 0 || p.DriftSearch != 0 || p.DriftBound != 0 || p.LookAhead != 0 || p.ResyncAhead != 0:
-		return fmt.Errorf("an sms code has only hash, digits and validity")
+	if p.Validity%time.Second != 0 || p.Validity < 30*time.Second || p.Validity > 10*time.Minute {
+		return fmt.Errorf("validity must be whole seconds, 30s to 600s, not %s", inSeconds(p.Validity))
 	}
-	return nil
+	return none("is not for sms", append(p.stepKeys(), p.counterKeys()...)...)
 }
 
 // Counted says whether the moving factor is a counter; else it is a time step.

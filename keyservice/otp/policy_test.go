@@ -86,7 +86,7 @@ func TestPolicyRules(t *testing.T) {
 		{"OCRA look-ahead of 51", signing, func(p *otp.Policy) { p.LookAhead = 51 }, "at most 50"},
 		{"OCRA period of two hours", offline, func(p *otp.Policy) {
 			p.Suite, p.Period, p.Validity = "OCRA-1:HOTP-SHA1-6:QN08-PSHA1-T2H", 2*time.Hour, 2*time.Hour
-		}, "at most an hour"},
+		}, "at most 3600s"},
 
 		{"resync below look-ahead", counted, func(p *otp.Policy) { p.ResyncAhead = 9 }, "between look_ahead (10) and 1000"},
 		{"resync of 1001", counted, func(p *otp.Policy) { p.ResyncAhead = 1001 }, "between look_ahead (10) and 1000"},
@@ -95,15 +95,15 @@ func TestPolicyRules(t *testing.T) {
 			p.Period, p.Validity, p.DriftSearch, p.DriftBound = 5*time.Second, 5*time.Second, 0, 2500*time.Second
 		}, "at most 1000"},
 
-		{"sms of no validity", sms, func(p *otp.Policy) { p.Validity = 0 }, "30 to 600"},
-		{"sms of 29 s", sms, func(p *otp.Policy) { p.Validity = 29 * time.Second }, "30 to 600"},
-		{"sms of 601 s", sms, func(p *otp.Policy) { p.Validity = 601 * time.Second }, "30 to 600"},
+		{"sms of no validity", sms, func(p *otp.Policy) { p.Validity = 0 }, "30s to 600s"},
+		{"sms of 29 s", sms, func(p *otp.Policy) { p.Validity = 29 * time.Second }, "30s to 600s"},
+		{"sms of 601 s", sms, func(p *otp.Policy) { p.Validity = 601 * time.Second }, "30s to 600s"},
 		{"sms of half seconds", sms, func(p *otp.Policy) { p.Validity += time.Second / 2 }, "whole seconds"},
-		{"sms with a period", sms, func(p *otp.Policy) { p.Period = time.Minute }, "only hash, digits and validity"},
-		{"sms with drift", sms, func(p *otp.Policy) { p.DriftBound = time.Minute }, "only hash, digits and validity"},
-		{"sms with a search", sms, func(p *otp.Policy) { p.DriftSearch = time.Minute }, "only hash, digits and validity"},
-		{"sms with a look-ahead", sms, func(p *otp.Policy) { p.LookAhead = 1 }, "only hash, digits and validity"},
-		{"sms with resync", sms, func(p *otp.Policy) { p.ResyncAhead = 1 }, "only hash, digits and validity"},
+		{"sms with a period", sms, func(p *otp.Policy) { p.Period = time.Minute }, "period is not for sms"},
+		{"sms with drift", sms, func(p *otp.Policy) { p.DriftBound = time.Minute }, "drift_bound is not for sms"},
+		{"sms with a search", sms, func(p *otp.Policy) { p.DriftSearch = time.Minute }, "drift_search is not for sms"},
+		{"sms with a look-ahead", sms, func(p *otp.Policy) { p.LookAhead = 1 }, "look_ahead is not for sms"},
+		{"sms with resync", sms, func(p *otp.Policy) { p.ResyncAhead = 1 }, "resync_ahead is not for sms"},
 	} {
 		p := test.of()
 		test.spoil(&p)
