@@ -36,12 +36,12 @@ func tokensIssueCommand() *cobra.Command {
 			"anything is sent the form of all of IN is checked: that every line can be read, has no other\n" +
 			"fields, and has a class, subject, channel and profile. What stands in them is judged by the service:\n" +
 			"it refuses, say, a wrong card number, or a subject that is there twice, and issues the rest.\n\n" +
-			"OUT gets a line for each token: its number in IN (from 1; a CSV header and empty lines do not\n" +
-			"count), the serial and the id of the activation code for the courier, or why it was refused. It holds no card\n" +
-			"number, account or code. If anything interrupts the batch, run the same command with the same OUT\n" +
-			"again: it sends what has no answer yet, and nothing is issued twice. Tokens that were refused are\n" +
-			"not tried again, unless the service was unable to decide; for those that you have corrected make another IN\n" +
-			"and another OUT.\n\n" +
+			"OUT gets a line for each token: its number in IN (from 1; the header and empty lines of CSV do not\n" +
+			"count), the serial and the id of the activation code for the courier, or why it was refused. It\n" +
+			"holds no card number, account or code. If anything interrupts the batch, run the same command with\n" +
+			"the same OUT again: it sends what has no answer yet, and nothing is issued twice. Tokens that were\n" +
+			"refused are not tried again, unless the service was unable to decide; for those that you have\n" +
+			"corrected make another IN and another OUT.\n\n" +
 			"The exit status is 0 if every token was issued.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
