@@ -49,27 +49,16 @@
   const fields = (schema) => table(
     Object.entries(schema.properties || {}).map(([n, s]) => row(n, s, (schema.required || []).includes(n))), "field", "type", "meaning");
 
-  // example builds a document from the examples of its fields.
-  const example = (schema) => {
-    if (schema.$ref) return example(doc.components.schemas[nameOf(schema)]);
-    if (schema.examples && schema.examples.length) return schema.examples[0];
-    if (schema.enum) return schema.enum[0];
-    if (schema.type === "array") return [example(schema.items)];
-    if (schema.type === "integer") return 0;
-    if (schema.type === "boolean") return false;
-    if (schema.format === "date-time") return "2026-11-22T10:00:00Z";
-    if (schema.contentEncoding) return "<base64>";
-    if (schema.type !== "object") return "…";
-    const required = schema.required || [];
-    return Object.fromEntries(Object.entries(schema.properties || {}).filter(([n]) => required.includes(n)).map(([n, s]) => [n, example(s)]));
-  };
-  const text = (schema) => schema.oneOf ? schema.oneOf.map((s) => JSON.stringify(example(s))).join("\n") : JSON.stringify(example(schema), null, 2);
-  const json = (schema) => el("pre", {}, text(schema));
+  // Lines come as a string, and are shown as they are sent.
+  const text = (value) => typeof value === "string" ? value : JSON.stringify(value, null, 2);
+  const samples = (entry) => entry.examples
+    ? Object.entries(entry.examples).flatMap(([name, e]) => [el("p", {}, name + ":"), el("pre", {}, text(e.value))])
+    : [el("pre", {}, text(entry.example))];
 
   const body = (title, content) => {
     const entry = Object.values(content || {})[0];
     if (!entry || !entry.schema) return [];
-    return [el("h4", {}, title, typeOf(entry.schema)), json(entry.schema)];
+    return [el("h4", {}, title, typeOf(entry.schema)), ...samples(entry)];
   };
   const responses = (op) => {
     const good = Object.keys(op.responses).find((s) => s < "400");

@@ -19,31 +19,31 @@ type (
 	}
 	activateInput struct {
 		IdempotencyKey string `header:"Idempotency-Key"`
-		Serial         string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial         string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 		Body           wire.ActivationRequest
 	}
 	confirmInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 		Body   wire.ConfirmationRequest
 	}
 	removalInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 		Body   wire.RemovalRequest
 	}
 	usesInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 		Body   wire.UsesRequest
 	}
 	pinInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 		Body   wire.PINRequest
 	}
 	mobileInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 		Body   wire.MobileRequest
 	}
 	tokenInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 	}
 	subjectInput           struct{ Body wire.SubjectRequest }
 	subjectActivationInput struct {

@@ -63,6 +63,7 @@ type parameter struct {
 
 type media struct {
 	Schema   schema                     `json:"schema"`
+	Example  json.RawMessage            `json:"example"`
 	Examples map[string]json.RawMessage `json:"examples"`
 }
 

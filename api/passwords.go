@@ -21,7 +21,7 @@ type (
 		Body           wire.ChallengeRequest
 	}
 	resyncInput struct {
-		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938461"`
+		Serial string `path:"serial" doc:"The token: 12 digits" example:"402519938466"`
 		Body   wire.ResyncRequest
 	}
 	codeInput struct {

@@ -66,6 +66,7 @@ func (s *Server) register() error {
 	s.huma = humafiber.New(s.app, humaConfig(s.Version))
 	s.useCases()
 	describeParameters(s.huma.OpenAPI())
+	illustrate(s.huma.OpenAPI())
 	s.routes.learn(s.huma.OpenAPI())
 	return s.documents()
 }

@@ -16,7 +16,7 @@ type BulkEnd struct {
 type BulkAnswer struct {
 	Line       int         `json:"line" doc:"Number of the line that is answered, counted from 1" example:"1"`
 	Key        string      `json:"key,omitempty" doc:"Its key; none if the line had none of the documented form" example:"batch-7-000001"`
-	Serial     string      `json:"serial,omitempty" doc:"12 digits, the last a Luhn check digit" example:"402519938461"`
+	Serial     string      `json:"serial,omitempty" doc:"12 digits, the last a Luhn check digit" example:"402519938466"`
 	Status     string      `json:"status,omitempty" enum:"issued,active" doc:"issued: nothing can be verified yet; active: an SMS token, which nobody has to activate"`
 	Activation *Activation `json:"activation,omitempty" doc:"Where the activation code waits; none for an SMS token"`
 	Repeated   bool        `json:"repeated" doc:"Whether this is the answer to an earlier line of the same key"`

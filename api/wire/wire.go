@@ -25,7 +25,7 @@ type Activation struct {
 
 // IssueAnswer is an issued token.
 type IssueAnswer struct {
-	Serial     string      `json:"serial" doc:"12 digits, the last a Luhn check digit" example:"402519938461"`
+	Serial     string      `json:"serial" doc:"12 digits, the last a Luhn check digit" example:"402519938466"`
 	Status     string      `json:"status" enum:"issued,active" doc:"issued: nothing can be verified yet; active: an SMS token, which nobody has to activate"`
 	Activation *Activation `json:"activation,omitempty" doc:"Where the activation code waits; none for an SMS token"`
 }
@@ -33,7 +33,7 @@ type IssueAnswer struct {
 // CodeAnswer is a code on its way to the customer (POST /v1/codes/{id}/collection).
 type CodeAnswer struct {
 	Kind        string       `json:"kind" enum:"activation,sms" doc:"An activation code, or an SMS password"`
-	Serial      string       `json:"serial" doc:"The token it belongs to" example:"402519938461"`
+	Serial      string       `json:"serial" doc:"The token it belongs to" example:"402519938466"`
 	Mobile      string       `json:"mobile,omitempty" doc:"Where to send it, if a number was given" example:"09121234567"`
 	Code        string       `json:"code" doc:"Digits: send it to the customer's registered number and keep no copy" example:"83920174"`
 	ExpiresAt   time.Time    `json:"expires_at" doc:"The code dies at this moment"`
@@ -44,7 +44,7 @@ type CodeAnswer struct {
 type Transaction struct {
 	Amount   string `json:"amount" pattern:"^[1-9][0-9]{0,17}$" doc:"In the currency's smallest unit" example:"1500000"`
 	Currency string `json:"currency" pattern:"^[A-Z]{3}$" doc:"ISO 4217" example:"IRR"`
-	Payee    string `json:"payee" pattern:"^[A-Za-z0-9._-]{1,64}$" doc:"Card number or account id" example:"6037997551493320"`
+	Payee    string `json:"payee" pattern:"^[A-Za-z0-9._-]{1,64}$" doc:"Card number or account id" example:"6037997551493324"`
 }
 
 // Device is a phone that asks to hold a token.
@@ -91,7 +91,7 @@ type OTP struct {
 
 // ActivationAnswer carries the seed to the device.
 type ActivationAnswer struct {
-	Serial     string       `json:"serial" doc:"The token" example:"402519938461"`
+	Serial     string       `json:"serial" doc:"The token" example:"402519938466"`
 	Status     string       `json:"status" enum:"pending" doc:"Pending until the device proves that it has the seed"`
 	Seed       *WrappedSeed `json:"seed,omitempty" doc:"The token's seed, for this device only; none for hardware, which has it"`
 	OTP        OTP          `json:"otp" doc:"How the device makes passwords"`
@@ -111,7 +111,7 @@ type RemovalRequest struct {
 
 // StatusAnswer says what became of a token.
 type StatusAnswer struct {
-	Serial string `json:"serial" doc:"The token" example:"402519938461"`
+	Serial string `json:"serial" doc:"The token" example:"402519938466"`
 	Status string `json:"status" enum:"issued,pending,active,suspended,deactivated" doc:"What it is now" example:"active"`
 }
 
@@ -125,7 +125,7 @@ type UseGuesses struct {
 
 // TokenAnswer is what an issuer may see of a token.
 type TokenAnswer struct {
-	Serial       string    `json:"serial" doc:"The token" example:"402519938461"`
+	Serial       string    `json:"serial" doc:"The token" example:"402519938466"`
 	Class        string    `json:"class" enum:"card,account" doc:"Kind of subject"`
 	Subject      string    `json:"subject" doc:"Masked: at most the last four characters" example:"****7893"`
 	Mobile       string    `json:"mobile,omitempty" doc:"Masked: the first and last four digits" example:"0912***4567"`
@@ -143,7 +143,7 @@ type TokenAnswer struct {
 
 // VerificationRequest asks whether a password is genuine and unused (POST /v1/verifications).
 type VerificationRequest struct {
-	Serial  string `json:"serial,omitempty" maxLength:"64" doc:"The token: 12 digits; or else class and subject" example:"402519938461"`
+	Serial  string `json:"serial,omitempty" maxLength:"64" doc:"The token: 12 digits; or else class and subject" example:"402519938466"`
 	Class   string `json:"class,omitempty" enum:"card,account" doc:"Kind of subject, instead of a serial" example:"card"`
 	Subject string `json:"subject,omitempty" maxLength:"64" doc:"Whose password it is: whatever the subject has for the use is tried" example:"6037991234567893"`
 
@@ -162,7 +162,7 @@ type Audit struct {
 type VerificationAnswer struct {
 	Result            string `json:"result" enum:"accepted,refused" doc:"The verdict"`
 	Reason            string `json:"reason,omitempty" enum:"mismatch,already_used,not_connected,not_active,not_bound,transaction_missing,throttled,locked" doc:"Why it was refused"`
-	Serial            string `json:"serial,omitempty" doc:"The token; none when a subject was named and nothing matched" example:"402519938461"`
+	Serial            string `json:"serial,omitempty" doc:"The token; none when a subject was named and nothing matched" example:"402519938466"`
 	Kind              string `json:"kind,omitempty" enum:"offline,sms" doc:"What matched"`
 	Bound             bool   `json:"bound" doc:"Whether the password was bound to a transaction"`
 	RetryAfterSeconds int    `json:"retry_after_seconds,omitempty" minimum:"0" doc:"When throttled or locked: how long no password of this use is looked at"`
@@ -191,7 +191,7 @@ type ResyncRequest struct {
 
 // ResyncAnswer says whether the token was found. A refusal is not an HTTP error.
 type ResyncAnswer struct {
-	Serial            string `json:"serial" doc:"The token" example:"402519938461"`
+	Serial            string `json:"serial" doc:"The token" example:"402519938466"`
 	Result            string `json:"result" enum:"accepted,refused" doc:"accepted: clock or counter are known again, and the token's uses are unlocked"`
 	Reason            string `json:"reason,omitempty" enum:"mismatch,not_active,throttled,locked" doc:"Why it was refused"`
 	DriftSeconds      int    `json:"drift_seconds" doc:"Learnt clock drift of the device, in seconds; positive: its clock is ahead"`
@@ -206,7 +206,7 @@ type UsesRequest struct {
 
 // UsesAnswer says what a token is connected to.
 type UsesAnswer struct {
-	Serial string   `json:"serial" doc:"The token" example:"402519938461"`
+	Serial string   `json:"serial" doc:"The token" example:"402519938466"`
 	Uses   []string `json:"uses" doc:"What its passwords are good for" example:"[\"login\",\"account-pin\"]"`
 }
 
@@ -256,7 +256,7 @@ type AuditEntry struct {
 	Action     string    `json:"action" doc:"What was asked" example:"otp.verify"`
 	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered,resumed,repeated" doc:"How it ended; repeated: a retry got the answer of an earlier decision; an entry that was changed or removed in the database stands as tampered"`
 	Reason     string    `json:"reason,omitempty" doc:"Why it was refused"`
-	Serial     string    `json:"serial,omitempty" doc:"The token, if one was named" example:"402519938461"`
+	Serial     string    `json:"serial,omitempty" doc:"The token, if one was named" example:"402519938466"`
 	Use        string    `json:"use,omitempty" doc:"The use a password was checked for"`
 	RequestID  string    `json:"request_id,omitempty" doc:"The request, as in answers and logs"`
 	Commitment []byte    `json:"commitment,omitempty" doc:"Salted commitment of the subject"`
@@ -271,7 +271,7 @@ type AuditEntry struct {
 
 // AuditPart is what a decision made of a token besides the first one.
 type AuditPart struct {
-	Serial     string `json:"serial" doc:"The token" example:"402519938461"`
+	Serial     string `json:"serial" doc:"The token" example:"402519938466"`
 	Commitment []byte `json:"commitment,omitempty" doc:"Salted commitment of the subject"`
 	Revision   uint64 `json:"revision,omitempty" doc:"Of the token's record, afterwards"`
 	Next       uint64 `json:"next,omitempty" doc:"Lowest moving factor still acceptable, afterwards"`
@@ -286,7 +286,7 @@ type AuditAnswer struct {
 
 // Discrepancy is a place where the database is not what the audit log says it must be.
 type Discrepancy struct {
-	Serial string `json:"serial,omitempty" doc:"The token; none for entries of the log itself" example:"402519938461"`
+	Serial string `json:"serial,omitempty" doc:"The token; none for entries of the log itself" example:"402519938466"`
 	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,maker seed,logged twice,audit entry changed,audit entry missing" doc:"Which value went back, or what became of an entry"`
 	Logged uint64 `json:"logged" doc:"What the log says it was; for an entry, its index"`
 	Stored uint64 `json:"stored" doc:"What is stored now; 0 when the row is missing"`

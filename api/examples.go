@@ -1,0 +1,202 @@
+package api
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"math/rand/v2"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"ramzban/api/wire"
+)
+
+// example shows one route at work: a whole request that can be copied, and the answer that fits it. Each is a wire type,
+// several as forms, or ndjson.
+type example struct{ request, answer any }
+
+// forms are examples of one body that can look in several ways, by name.
+type forms map[string]any
+
+// ndjson is an example of a body that is one document per line.
+type ndjson []any
+
+// MarshalJSON writes the lines as a string: they are not one JSON document.
+func (l ndjson) MarshalJSON() ([]byte, error) {
+	var text bytes.Buffer
+	for _, line := range l {
+		if err := jsonFormat.Marshal(&text, line); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(text.String())
+}
+
+// illustrate puts the examples into the document: a route's own fit together, which those of single fields cannot.
+func illustrate(doc *huma.OpenAPI) {
+	for _, item := range doc.Paths {
+		for _, op := range operations(item) {
+			if op.RequestBody != nil {
+				show(op.RequestBody.Content, examples[op.OperationID].request)
+			}
+			for status, r := range op.Responses {
+				if status < "400" {
+					show(r.Content, examples[op.OperationID].answer)
+				}
+			}
+		}
+	}
+}
+
+func show(content map[string]*huma.MediaType, what any) {
+	for _, media := range content {
+		several, are := what.(forms)
+		if !are {
+			media.Example = what
+			continue
+		}
+		media.Examples = map[string]*huma.Example{}
+		for name, value := range several {
+			media.Examples[name] = &huma.Example{Summary: name, Value: value}
+		}
+	}
+}
+
+// The numbers end in their check digits, and the key is an RSA key, so that nobody who copies an example is refused for
+// its form.
+const (
+	exampleSerial   = "402519938466"
+	exampleSMS      = "317204485963"
+	exampleCard     = "6037991234567893"
+	exampleOther    = "6037997551493324"
+	exampleMobile   = "09121234567"
+	exampleCode     = "83920174"
+	examplePassword = "492039"
+	exampleKey      = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAqadgEZOrKN8poEjfa08KV5f1ZxJke9aqtQK50Xt6QfkXkJCz4jUJ3K9UjhrV74+9" +
+		"2pwCc9QcVKOdxHwRwcLwEKbxTBftyUNHIKxe2saSHTpkQS/ePby9y+PYruQLy44Xsgz0my+OHLygewsiq2nTtYMtLouUJmHuPaVAolLsgdTwkofIABVqHrDP" +
+		"cwp3jyqB4+23PIsWzPMax8EzyMOTrCE/2a2i715kyp+UENWbHac2RBRyKF+GSYKbuXBNxt+iM0e5r/nTE3AB8co0cNCf4iPTyu7WnCNcXLS8AQshnXgQgFst" +
+		"oldxDg1c1sUiKcQjuJl2VPwoNgxsw7RjxGJO8wIDAQAB"
+)
+
+var (
+	exampleTime    = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	exampleDER, _  = base64.StdEncoding.DecodeString(exampleKey) // a test reads the key
+	exampleDevice  = &wire.Device{ID: "a1b2", Channel: "app", PublicKey: exampleDER}
+	examplePayment = &wire.Transaction{Amount: "1500000", Currency: "IRR", Payee: exampleOther}
+	exampleIssue   = wire.IssueRequest{
+		Class: "card", Subject: exampleCard, Channel: "app", Mobile: exampleMobile, Profile: "offline-60", Uses: []string{"second-pin"},
+	}
+	exampleOptIn = wire.IssueRequest{
+		Class: "card", Subject: exampleOther, Channel: "sms", Mobile: exampleMobile, Profile: "sms-120", Uses: []string{"second-pin"},
+	}
+	exampleActivation = &wire.Activation{ID: "5d0f6f3c1b7e49a2b8a1c2d3e4f50617", ExpiresAt: exampleTime.Add(24 * time.Hour)}
+	exampleIssued     = wire.IssueAnswer{Serial: exampleSerial, Status: "issued", Activation: exampleActivation}
+	exampleOTP        = wire.OTP{Type: "totp", Hash: "SHA1", Digits: 6, Period: 60}
+	exampleActivated  = wire.ActivationAnswer{
+		Serial: exampleSerial, Status: "pending", Seed: &wire.WrappedSeed{Alg: "RSA-OAEP", Wrapped: exampleBytes(256)}, OTP: exampleOTP,
+		ServerTime: exampleTime,
+	}
+	exampleSubject = wire.SubjectRequest{Class: "card", Subject: exampleCard}
+	exampleToken   = wire.TokenAnswer{
+		Serial: exampleSerial, Class: "card", Subject: "****7893", Mobile: "0912***4567", Channel: "app", Profile: "offline-60",
+		Uses: []string{"second-pin"}, Status: "active", DriftSeconds: 2, DeviceID: "a1b2", CreatedAt: exampleTime,
+		Guesses: []wire.UseGuesses{{Use: "second-pin", Misses: 1}},
+	}
+	exampleEntry = wire.AuditEntry{
+		Index: 1842, Time: exampleTime, Node: "n1", Actor: "core", Action: "otp.verify", Outcome: "accepted", Serial: exampleSerial,
+		Use: "second-pin", RequestID: exampleID, Commitment: exampleBytes(32), Revision: 3, Next: 29887921, State: 7,
+	}
+)
+
+// exampleBytes are bytes as an HMAC or a ciphertext has them, the same ones each time.
+func exampleBytes(length int) []byte {
+	b := make([]byte, length)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b) // never fails
+	return b
+}
+
+func exampleStatus(status string) wire.StatusAnswer {
+	return wire.StatusAnswer{Serial: exampleSerial, Status: status}
+}
+
+// examples are those of every route, by operation id.
+var examples = map[string]example{
+	"time":  {answer: wire.TimeAnswer{Time: exampleTime}},
+	"issue": {exampleIssue, exampleIssued},
+	"issue-bulk": {
+		ndjson{
+			wire.BulkLine{Key: "batch-7-000001", Token: exampleIssue}, wire.BulkLine{Key: "batch-7-000002", Token: exampleOptIn},
+			wire.BulkEnd{End: true, Lines: 2},
+		},
+		ndjson{
+			wire.BulkAnswer{Line: 1, Key: "batch-7-000001", Serial: exampleSerial, Status: "issued", Activation: exampleActivation},
+			wire.BulkAnswer{Line: 2, Key: "batch-7-000002", Serial: exampleSMS, Status: "active"},
+			wire.BulkResult{Summary: wire.BulkSummary{Lines: 2, Issued: 2, Complete: true}},
+		},
+	},
+	"renew-activation-code": {answer: exampleIssued},
+	"activate": {
+		forms{
+			"phone":    wire.ActivationRequest{Subject: exampleCard, ActivationCode: exampleCode, Device: exampleDevice},
+			"hardware": wire.ActivationRequest{Subject: exampleCard, ActivationCode: exampleCode, MakerSeed: exampleBytes(384)},
+		},
+		forms{
+			"phone":    exampleActivated,
+			"hardware": wire.ActivationAnswer{Serial: exampleSerial, Status: "pending", OTP: wire.OTP{Type: "hotp", Hash: "SHA1", Digits: 6}, ServerTime: exampleTime},
+		},
+	},
+	"activate-subject": {
+		wire.SubjectActivationRequest{Class: "card", Subject: exampleCard, ActivationCode: exampleCode, Device: exampleDevice}, exampleActivated,
+	},
+	"confirm": {
+		forms{"phone": wire.ConfirmationRequest{Proof: exampleBytes(20)}, "hardware": wire.ConfirmationRequest{OTP: examplePassword}},
+		exampleStatus("active"),
+	},
+	"remove":     {wire.RemovalRequest{Proof: exampleBytes(20)}, exampleStatus("deactivated")},
+	"import-key": {answer: wire.ImportKeyAnswer{PublicKey: exampleDER}},
+	"token":      {answer: exampleToken},
+	"set-uses":   {wire.UsesRequest{Uses: []string{"second-pin", "login"}}, wire.UsesAnswer{Serial: exampleSerial, Uses: []string{"second-pin", "login"}}},
+	"set-pin":    {wire.PINRequest{PIN: "27182818"}, exampleStatus("active")},
+	"set-mobile": {wire.MobileRequest{Mobile: exampleMobile}, exampleIssued},
+	"suspend":    {answer: exampleStatus("suspended")},
+	"resume":     {answer: exampleStatus("active")},
+	"unlock":     {answer: exampleStatus("active")},
+	"deactivate": {answer: exampleStatus("deactivated")},
+	"subject-tokens": {
+		exampleSubject, wire.SubjectTokensAnswer{Tokens: []wire.TokenAnswer{exampleToken}},
+	},
+	"deactivate-subject": {exampleSubject, wire.SubjectDeactivationAnswer{Serials: []string{exampleSerial, exampleSMS}}},
+	"verify": {
+		forms{
+			"serial": wire.VerificationRequest{Serial: exampleSerial, Use: "second-pin", OTP: examplePassword},
+			"card":   wire.VerificationRequest{Class: "card", Subject: exampleCard, Use: "second-pin", OTP: examplePassword, Transaction: examplePayment},
+		},
+		forms{
+			"accepted": wire.VerificationAnswer{Result: "accepted", Serial: exampleSerial, Kind: "offline", Audit: wire.Audit{Index: 1842}},
+			"refused":  wire.VerificationAnswer{Result: "refused", Reason: "already_used", Serial: exampleSerial, Audit: wire.Audit{Index: 1843}},
+		},
+	},
+	"challenge": {
+		wire.ChallengeRequest{Class: "card", Subject: exampleCard, Use: "second-pin", Transaction: examplePayment},
+		wire.ChallengeAnswer{ID: exampleActivation.ID, ExpiresAt: exampleTime.Add(2 * time.Minute)},
+	},
+	"collect-code": {answer: forms{
+		"activation": wire.CodeAnswer{
+			Kind: "activation", Serial: exampleSerial, Mobile: exampleMobile, Code: exampleCode, ExpiresAt: exampleActivation.ExpiresAt,
+		},
+		"sms": wire.CodeAnswer{
+			Kind: "sms", Serial: exampleSMS, Mobile: exampleMobile, Code: examplePassword, ExpiresAt: exampleTime.Add(2 * time.Minute),
+			Transaction: examplePayment,
+		},
+	}},
+	"resync": {
+		wire.ResyncRequest{OTP1: examplePassword, OTP2: "170284"},
+		wire.ResyncAnswer{Serial: exampleSerial, Result: "accepted", DriftSeconds: 120, Audit: wire.Audit{Index: 1844}},
+	},
+	"audit-entries": {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843}},
+	"compare-audit": {answer: forms{
+		"agreed":   wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{}},
+		"put back": wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{{Serial: exampleSerial, What: "next moving factor", Logged: 29887921, Stored: 29887919}}},
+	}},
+}
