@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The README's commands run as written, one after another in one shell, against the service as `make run` starts it.
-// Only the addresses are others, so that a service already running on this machine is left alone.
+// The README's commands run as written, one after another in one shell, and once more as it says, against the service as
+// `make run` starts it. Only the addresses are others, so that a service already running on this machine is left alone.
 func TestREADMECommandsRunAsWritten(t *testing.T) {
 	s := startService(t)
 	top := t.TempDir()
@@ -24,12 +24,12 @@ func TestREADMECommandsRunAsWritten(t *testing.T) {
 
 	shell := exec.Command("bash", "-euo", "pipefail", "-s")
 	shell.Dir = top
-	shell.Stdin = strings.NewReader(strings.NewReplacer("127.0.0.1:8443", s.api, "127.0.0.1:9090", s.ops).Replace(readmeCommands(t)))
+	shell.Stdin = strings.NewReader(strings.NewReplacer("127.0.0.1:8443", s.api, "127.0.0.1:9090", s.ops).Replace(readmeCommands(t) + "\n" + readmeCommands(t)))
 	out, err := shell.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Equal(t, 3, strings.Count(string(out), `"result": "accepted"`), "the password, its retry, and the SMS password: %s", out)
-	require.Equal(t, 1, strings.Count(string(out), `"bound": true`), "%s", out)
-	require.Equal(t, 1, strings.Count(string(out), `"reason": "already_used"`), "%s", out)
+	require.Equal(t, 6, strings.Count(string(out), `"result": "accepted"`), "the password, its retry, and the SMS password: %s", out)
+	require.Equal(t, 2, strings.Count(string(out), `"bound": true`), "%s", out)
+	require.Equal(t, 2, strings.Count(string(out), `"reason": "already_used"`), "%s", out)
 	require.NotContains(t, string(out), `"code":`, "no call met a problem")
 	require.Contains(t, string(out), `"status": "suspended"`)
 	require.Contains(t, string(out), "otp.verify", "the auditor sees the verification")
