@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,7 +38,6 @@ type committer struct {
 
 	patience context.Context // ends when closing takes too long
 	impolite context.CancelFunc
-	stopping sync.Once
 
 	session *session // nil or closed: to be made
 	epoch   int64    // of this process
@@ -121,7 +119,7 @@ func (c *committer) run() {
 // close ends the intake and waits until everything in the queue is answered.
 func (c *committer) close() {
 	c.queue.Close()
-	late := time.AfterFunc(closeLimit, c.impolite)
+	late := time.AfterFunc(c.opts.closeLimit, c.impolite)
 	defer late.Stop()
 	<-c.ended
 }

@@ -84,6 +84,8 @@ type Options struct {
 	StatementTimeout time.Duration
 
 	Log *slog.Logger // nil: slog.Default()
+
+	closeLimit time.Duration // 0: closeLimit
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
@@ -97,6 +99,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.closeLimit == 0 {
+		o.closeLimit = closeLimit
 	}
 	return o
 }

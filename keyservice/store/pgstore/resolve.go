@@ -12,7 +12,7 @@ import (
 // The pauses between attempts to reach a server that can say what happened.
 const (
 	resolveFirst = 20 * time.Millisecond
-	resolveLast  = 2 * time.Second
+	resolveLast  = time.Second
 )
 
 // voidCommit makes a transaction impossible that has not been committed: it takes the key under which the transaction
@@ -60,4 +60,3 @@ func (c *committer) void(number int64) (void bool, err error) {
 	}
 	return void, s.commit(c.patience)
 }
-

@@ -91,18 +91,20 @@ func unprivileged() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-func (s *Server) data() string { return filepath.Join(s.dir, "data") }
-func (s *Server) log() string  { return filepath.Join(s.dir, "log") }
+// Data is the data directory.
+func (s *Server) Data() string { return filepath.Join(s.dir, "data") }
+
+func (s *Server) log() string { return filepath.Join(s.dir, "log") }
 
 // initialise makes the database cluster.
 func (s *Server) initialise(settings []string) error {
-	initdb := exec.Command(filepath.Join(s.bin, "initdb"), "--pgdata="+s.data(), "--username="+superuser, "--auth=trust",
+	initdb := exec.Command(filepath.Join(s.bin, "initdb"), "--pgdata="+s.Data(), "--username="+superuser, "--auth=trust",
 		"--encoding=UTF8", "--no-locale", "--no-sync")
 	initdb.Dir, initdb.SysProcAttr = s.dir, &syscall.SysProcAttr{Credential: s.account}
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("pgtest: initdb: %w: %s", err, bytes.TrimSpace(out))
 	}
-	conf, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	conf, err := os.OpenFile(filepath.Join(s.Data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("pgtest: %w", err)
 	}
@@ -118,7 +120,7 @@ func (s *Server) Start() error {
 		return fmt.Errorf("pgtest: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data())
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.Data())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
 	// SIGQUIT is PostgreSQL's immediate shutdown: it ends the server's children too.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.account, Pdeathsig: syscall.SIGQUIT}
@@ -184,7 +186,7 @@ func (s *Server) waitAbandoned() error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left, err := processesIn(s.data())
+		left, err := processesIn(s.Data())
 		if err != nil || left == 0 {
 			return err
 		}
