@@ -1,6 +1,8 @@
 package pgstore
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -52,7 +54,7 @@ func (c *committer) try(members []*group.Member) (batch, error) {
 		return batch{}, err
 	}
 	b, err := c.fill(s, members)
-	if err != nil && s.IsClosed() {
+	if err != nil && s.IsClosed() && !errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", errBroken, err)
 	}
 	if err != nil || len(b.Accepted) == 0 {

@@ -26,7 +26,7 @@ const (
 
 // migrate brings the schema up to date. A schema that already is needs no right to change it.
 func migrate(ctx context.Context, config *pgx.ConnConfig) error {
-	db := stdlib.OpenDB(*config.Copy())
+	db := stdlib.OpenDB(*config)
 	defer db.Close()
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {

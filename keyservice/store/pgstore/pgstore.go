@@ -79,8 +79,8 @@ type Options struct {
 
 	MaxConns int // connections for reading, at least 2, besides one for writing; 0: DefaultMaxConns
 
-	// StatementTimeout bounds each exchange with the server and each wait for a lock, COMMIT excepted; 0:
-	// DefaultStatementTimeout.
+	// StatementTimeout bounds each exchange with the server, COMMIT excepted; 0: DefaultStatementTimeout. The server ends
+	// a statement by itself, or one that waits for a lock, after half of it: then the connection is kept.
 	StatementTimeout time.Duration
 
 	Log *slog.Logger // nil: slog.Default()
@@ -112,11 +112,14 @@ func (o Options) check() error {
 		return fmt.Errorf("%w: the node's name %q is not 1 to 63 of a-z, 0-9 and hyphens", ErrOptions, o.Node)
 	case o.MaxConns < 2:
 		return fmt.Errorf("%w: %d connections for reading: 2 are the least", ErrOptions, o.MaxConns)
-	case o.StatementTimeout < time.Millisecond:
+	case o.StatementTimeout < 2*time.Millisecond:
 		return fmt.Errorf("%w: a statement timeout of %v", ErrOptions, o.StatementTimeout)
 	}
 	return nil
 }
+
+// serverLimit is how long the server lets a statement run, or wait for a lock.
+func (o Options) serverLimit() time.Duration { return o.StatementTimeout / 2 }
 
 // Store is an open database; it implements store.Store. Its methods may be called concurrently.
 type Store struct {
@@ -176,6 +179,8 @@ func prepare(ctx context.Context, o Options, config *pgx.ConnConfig) error {
 	if err := s.Close(ctx); err != nil {
 		return fmt.Errorf("pgstore: %w", err)
 	}
+	config = config.Copy()
+	configure(config, o, "migrate", 0)
 	return migrate(ctx, config)
 }
 

@@ -27,7 +27,7 @@ type readers struct {
 
 func newReaders(o Options, config *pgxpool.Config) (*readers, error) {
 	config = config.Copy()
-	configure(config.ConnConfig, o, "read", o.StatementTimeout)
+	configure(config.ConnConfig, o, "read", o.serverLimit())
 	config.MaxConns = int32(o.MaxConns)
 	config.AfterConnect = setUp
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)

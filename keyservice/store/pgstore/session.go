@@ -31,9 +31,9 @@ func connect(ctx context.Context, o Options, base *pgx.ConnConfig) (*session, er
 	configure(config, o, "write", 0)
 	var connected atomic.Bool
 	config.DialFunc = onlyBefore(&connected, config.DialFunc)
-	config.RuntimeParams["lock_timeout"] = milliseconds(o.StatementTimeout)
+	config.RuntimeParams["lock_timeout"] = milliseconds(o.serverLimit())
 	// A node that vanishes in the middle of a batch must not keep its locks.
-	config.RuntimeParams["idle_in_transaction_session_timeout"] = milliseconds(o.StatementTimeout)
+	config.RuntimeParams["idle_in_transaction_session_timeout"] = milliseconds(o.serverLimit())
 	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "WARNING" {
 			s.warning = n
@@ -75,6 +75,8 @@ func configure(config *pgx.ConnConfig, o Options, purpose string, statementTimeo
 		"statement_timeout":                   milliseconds(statementTimeout),
 		"lock_timeout":                        "0",
 		"idle_in_transaction_session_timeout": "0",
+		"default_transaction_read_only":       "off",
+		"default_transaction_isolation":       "read committed",
 		// Everything is found by key. Plans made while the table was small must not read all of it later.
 		"enable_seqscan":    "off",
 		"enable_bitmapscan": "off",
