@@ -50,14 +50,14 @@ func TestServerThatLosesThings(t *testing.T) {
 func TestTheRolesSettingsCount(t *testing.T) {
 	dsn := pgtest.Database(t)
 	operator := connectTo(t, dsn)
-	exec(t, operator, fmt.Sprintf("ALTER DATABASE %s SET synchronous_commit = off", operator.Config().Database))
+	runSQL(t, operator, fmt.Sprintf("ALTER DATABASE %s SET synchronous_commit = off", operator.Config().Database))
 	require.ErrorIs(t, openError(t, Options{DSN: dsn}), ErrUnsuitable)
-	exec(t, operator, fmt.Sprintf("ALTER DATABASE %s RESET synchronous_commit", operator.Config().Database))
+	runSQL(t, operator, fmt.Sprintf("ALTER DATABASE %s RESET synchronous_commit", operator.Config().Database))
 	for _, harmless := range []string{
 		"statement_timeout = '1ms'", "default_transaction_read_only = on", "default_transaction_isolation = serializable",
 		"idle_in_transaction_session_timeout = '1ms'", "lock_timeout = '1ms'",
 	} {
-		exec(t, operator, fmt.Sprintf("ALTER DATABASE %s SET %s", operator.Config().Database, harmless))
+		runSQL(t, operator, fmt.Sprintf("ALTER DATABASE %s SET %s", operator.Config().Database, harmless))
 	}
 	s := openTest(t, Options{DSN: dsn})
 	mustCommit(t, s, change("k", "v"))
@@ -97,16 +97,16 @@ func TestSequenceBehind(t *testing.T) {
 	}
 	require.NoError(t, s.Close())
 	operator := connectTo(t, dsn)
-	exec(t, operator, "SELECT setval('row_versions', 2)")
+	runSQL(t, operator, "SELECT setval('row_versions', 2)")
 	require.ErrorIs(t, openError(t, Options{DSN: dsn}), ErrUnsuitable)
-	exec(t, operator, "SELECT setval('row_versions', 3)")
+	runSQL(t, operator, "SELECT setval('row_versions', 3)")
 	mustCommit(t, openTest(t, Options{DSN: dsn}), change("k", "v"))
 }
 
 func TestNewerSchemaIsRefused(t *testing.T) {
 	dsn := pgtest.Database(t)
 	require.NoError(t, openTest(t, Options{DSN: dsn}).Close())
-	exec(t, connectTo(t, dsn), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)")
+	runSQL(t, connectTo(t, dsn), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)")
 	err := openError(t, Options{DSN: dsn})
 	require.ErrorIs(t, err, ErrSchema)
 	require.ErrorContains(t, err, "start a newer program")
@@ -116,16 +116,16 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 func TestRoleWithoutRights(t *testing.T) {
 	dsn := pgtest.Database(t)
 	operator := connectTo(t, dsn)
-	exec(t, operator, "DROP ROLE IF EXISTS clerk")
-	exec(t, operator, "CREATE ROLE clerk LOGIN")
-	t.Cleanup(func() { exec(t, operator, "DROP OWNED BY clerk"); exec(t, operator, "DROP ROLE clerk") })
+	runSQL(t, operator, "DROP ROLE IF EXISTS clerk")
+	runSQL(t, operator, "CREATE ROLE clerk LOGIN")
+	t.Cleanup(func() { runSQL(t, operator, "DROP OWNED BY clerk"); runSQL(t, operator, "DROP ROLE clerk") })
 	clerk := dsn + " user=clerk"
 	err := openError(t, Options{DSN: clerk})
 	require.ErrorIs(t, err, ErrSchema)
 	require.ErrorContains(t, err, "let the role create tables")
 	require.NoError(t, openTest(t, Options{DSN: dsn}).Close())
-	exec(t, operator, "GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, goose_db_version TO clerk")
-	exec(t, operator, "GRANT USAGE, SELECT ON row_versions TO clerk")
+	runSQL(t, operator, "GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, goose_db_version TO clerk")
+	runSQL(t, operator, "GRANT USAGE, SELECT ON row_versions TO clerk")
 	mustCommit(t, openTest(t, Options{DSN: clerk}), change("k", "v"))
 }
 

@@ -132,8 +132,8 @@ func connectTo(t testing.TB, dsn string) *pgx.Conn {
 	return conn
 }
 
-// exec runs a statement as the superuser.
-func exec(t testing.TB, conn *pgx.Conn, statement string, args ...any) {
+// runSQL runs a statement as the superuser.
+func runSQL(t testing.TB, conn *pgx.Conn, statement string, args ...any) {
 	t.Helper()
 	_, err := conn.Exec(context.Background(), statement, args...)
 	require.NoError(t, err, statement)

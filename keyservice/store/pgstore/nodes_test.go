@@ -157,18 +157,18 @@ func TestDeadlockIsTriedAgain(t *testing.T) {
 	mustCommit(t, s, change("1", "old"))
 	mustCommit(t, s, change("2", "old"))
 	other, operator := connectTo(t, dsn), connectTo(t, dsn)
-	exec(t, other, "SET deadlock_timeout = '1min'")
-	exec(t, other, "BEGIN")
-	exec(t, other, "SELECT FROM rows WHERE key = '2' FOR UPDATE")
+	runSQL(t, other, "SET deadlock_timeout = '1min'")
+	runSQL(t, other, "BEGIN")
+	runSQL(t, other, "SELECT FROM rows WHERE key = '2' FOR UPDATE")
 	waiting := submit(context.Background(), s, store.Change{
 		Require: []store.Require{{Key: "1", Version: get(t, s, "1").Version}},
 		Put:     []store.Put{{Key: "2", Value: []byte("new")}, {Key: "1", Value: []byte("new")}},
 		Entry:   []byte("e"),
 	})
 	waitFor(t, operator, "a", "transactionid")
-	exec(t, other, "SELECT FROM rows WHERE key = '1' FOR UPDATE") // waits until the deadlock is found
+	runSQL(t, other, "SELECT FROM rows WHERE key = '1' FOR UPDATE") // waits until the deadlock is found
 	requireUnanswered(t, waiting)
-	exec(t, other, "COMMIT")
+	runSQL(t, other, "COMMIT")
 	require.EqualValues(t, 2, receive(t, waiting).index)
 	require.Equal(t, "new", string(get(t, s, "2").Value))
 }
@@ -179,12 +179,12 @@ func TestLockThatIsNotGivenUp(t *testing.T) {
 	s := openTest(t, Options{DSN: dsn, Sequencer: logOf("a"), StatementTimeout: 200 * time.Millisecond})
 	mustCommit(t, s, change("k", "old"))
 	other := connectTo(t, dsn)
-	exec(t, other, "BEGIN")
-	exec(t, other, "SELECT FROM rows FOR UPDATE")
+	runSQL(t, other, "BEGIN")
+	runSQL(t, other, "SELECT FROM rows FOR UPDATE")
 	_, err := s.Commit(context.Background(), change("k", "new"))
 	requireFailed(t, err)
 	require.Equal(t, "old", string(get(t, s, "k").Value))
-	exec(t, other, "ROLLBACK")
+	runSQL(t, other, "ROLLBACK")
 	require.EqualValues(t, 1, mustCommit(t, s, change("k", "newer")))
 }
 
@@ -193,12 +193,12 @@ func TestDiskFull(t *testing.T) {
 	dsn := pgtest.Database(t)
 	s := openTest(t, Options{DSN: dsn, Sequencer: logOf("a")})
 	operator := connectTo(t, dsn)
-	exec(t, operator, `CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+	runSQL(t, operator, `CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$`)
-	exec(t, operator, `CREATE TRIGGER full_disk BEFORE INSERT ON rows EXECUTE FUNCTION full_disk()`)
+	runSQL(t, operator, `CREATE TRIGGER full_disk BEFORE INSERT ON rows EXECUTE FUNCTION full_disk()`)
 	_, err := s.Commit(context.Background(), change("k", "v"))
 	requireFailed(t, err)
 	require.ErrorIs(t, err, store.ErrNoSpace)
-	exec(t, operator, "DROP TRIGGER full_disk ON rows")
+	runSQL(t, operator, "DROP TRIGGER full_disk ON rows")
 	require.EqualValues(t, 0, mustCommit(t, s, change("k", "v")), "service resumes by itself, refused changes took no index")
 }

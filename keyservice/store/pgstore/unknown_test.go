@@ -164,13 +164,13 @@ func TestWaitForTheStandbyCutShort(t *testing.T) {
 	waiting := submit(context.Background(), s, change("k", "v", store.Require{Key: "k"}))
 	first := waitFor(t, operator, "a", "SyncRep")
 	require.Zero(t, get(t, s, "k").Version, "not before its COMMIT has ended")
-	exec(t, operator, "SELECT pg_cancel_backend($1)", first)
+	runSQL(t, operator, "SELECT pg_cancel_backend($1)", first)
 	require.Eventually(t, func() bool { return get(t, s, "k").Version > 0 }, patience, time.Millisecond)
 	for range 2 { // the question waits too, and may be cut short too
 		again := waitFor(t, operator, "a", "SyncRep")
 		requireUnanswered(t, waiting)
 		asked := lines(log.String(), "still not known")
-		exec(t, operator, "SELECT pg_cancel_backend($1)", again)
+		runSQL(t, operator, "SELECT pg_cancel_backend($1)", again)
 		require.Eventually(t, func() bool { return lines(log.String(), "still not known") > asked }, patience, time.Millisecond)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)

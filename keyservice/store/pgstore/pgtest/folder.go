@@ -13,20 +13,21 @@ import (
 // prefix begins the names of the servers' folders.
 const prefix = "ramzban-pgtest-"
 
-// parent is where folders are made.
-func parent() string {
-	if info, err := os.Stat(memory); err == nil && info.IsDir() {
-		return memory
+// memory returns a file system in memory where there is one: fsync is on, as pgstore demands, and costs nothing.
+func memory() string {
+	const shm = "/dev/shm"
+	if info, err := os.Stat(shm); err == nil && info.IsDir() {
+		return shm
 	}
 	return os.TempDir()
 }
 
 // makeDir makes a folder that the account can use. This process holds a lock on it while it lives. Another process may
 // sweep the folder away before it is locked: then there is a next one.
-func makeDir(account *syscall.Credential) (string, error) {
+func makeDir(parent string, account *syscall.Credential) (string, error) {
 	var failed error
 	for range 5 {
-		dir, err := os.MkdirTemp(parent(), prefix)
+		dir, err := os.MkdirTemp(parent, prefix)
 		if err != nil {
 			return "", fmt.Errorf("pgtest: %w", err)
 		}
@@ -61,8 +62,8 @@ func lock(dir string) (fd int, err error) {
 }
 
 // sweep removes what killed test processes left behind; their servers have ended with them.
-func sweep() error {
-	left, err := filepath.Glob(filepath.Join(parent(), prefix+"*"))
+func sweep(parent string) error {
+	left, err := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	if err != nil {
 		return fmt.Errorf("pgtest: %w", err)
 	}

@@ -51,7 +51,7 @@ func Run(m *testing.M) int {
 // with Run.
 func Database(t testing.TB) string {
 	t.Helper()
-	shared.once.Do(func() { shared.server, shared.err = start(nil) })
+	shared.once.Do(func() { shared.server, shared.err = start(memory(), nil) })
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
@@ -61,7 +61,18 @@ func Database(t testing.TB) string {
 // Start starts a server of the test's own, with more lines for postgresql.conf. It ends with the test.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s, err := start(settings)
+	return startIn(t, memory(), settings)
+}
+
+// StartOnDisk is Start with the server's files on the disk of temporary files, where fsync takes its time: to measure.
+func StartOnDisk(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	return startIn(t, os.TempDir(), settings)
+}
+
+func startIn(t testing.TB, parent string, settings []string) *Server {
+	t.Helper()
+	s, err := start(parent, settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +104,12 @@ func (s *Server) DSN(database string) string {
 
 // Socket is the path of the server's socket.
 func (s *Server) Socket() string { return filepath.Join(s.dir, ".s.PGSQL.5432") }
+
+// Program returns the path of another program of the same PostgreSQL, such as pgbench.
+func (s *Server) Program(name string) string { return filepath.Join(s.bin, name) }
+
+// Dir is the host to connect to: the folder of the socket.
+func (s *Server) Dir() string { return s.dir }
 
 // Exec runs statements as the superuser, each in a transaction of its own.
 func (s *Server) Exec(t testing.TB, statements ...string) {

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) == "" {
 		os.Exit(Run(m))
 	}
-	s, err := start(nil)
+	s, err := start(memory(), nil)
 	if err != nil {
 		os.Stdout.WriteString("failed: " + err.Error() + "\n")
 		os.Exit(1)
@@ -75,6 +75,6 @@ func TestServerDiesWithTheTest(t *testing.T) {
 		left, err := processesIn(dir + "/data")
 		return err == nil && left == 0
 	}, stopLimit, 10*time.Millisecond)
-	require.NoError(t, sweep())
+	require.NoError(t, sweep(memory()))
 	require.NoDirExists(t, dir)
 }

@@ -18,9 +18,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Everything is in memory where there is such a file system: fsync is on, as pgstore demands, and costs nothing.
-const memory = "/dev/shm"
-
 const (
 	startLimit = 30 * time.Second
 	stopLimit  = 30 * time.Second
@@ -44,7 +41,7 @@ type Server struct {
 }
 
 // start makes a folder and a database cluster in it, and starts the server.
-func start(settings []string) (*Server, error) {
+func start(parent string, settings []string) (*Server, error) {
 	bin, err := programs()
 	if err != nil {
 		return nil, err
@@ -53,10 +50,10 @@ func start(settings []string) (*Server, error) {
 	if s.account, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	if err := sweep(); err != nil {
+	if err := sweep(parent); err != nil {
 		return nil, err
 	}
-	if s.dir, err = makeDir(s.account); err != nil {
+	if s.dir, err = makeDir(parent, s.account); err != nil {
 		return nil, err
 	}
 	if err := s.initialise(settings); err != nil {
