@@ -30,7 +30,7 @@ type Member struct {
 	Require []store.Require
 	Writes  []Write
 	Entry   []byte
-	Weight  Weight
+	Weight  Weight // without preconditions
 
 	done chan answer // takes one answer without a reader: the caller may have gone
 }
@@ -57,7 +57,7 @@ func NewMember(c store.Change, rowBytes int64) (*Member, error) {
 		Require: append([]store.Require(nil), c.Require...),
 		Writes:  make([]Write, 0, len(c.Put)+len(c.Delete)),
 		Entry:   bytes.Clone(c.Entry),
-		Weight:  Weight{Rows: EntryRows + int64(len(c.Require)), Bytes: 2*int64(len(c.Entry)) + EntryBytes},
+		Weight:  Weight{Rows: EntryRows, Bytes: 2*int64(len(c.Entry)) + EntryBytes},
 		done:    make(chan answer, 1),
 	}
 	for _, p := range c.Put {

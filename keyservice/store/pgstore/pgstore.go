@@ -190,6 +190,7 @@ func (s *Store) Commit(ctx context.Context, change store.Change) (uint64, error)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", store.ErrFailed, err)
 	}
+	m.Weight.Rows += int64(len(m.Require)) // they are locked like the others
 	return s.queue.Commit(ctx, m)
 }
 
