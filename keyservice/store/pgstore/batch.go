@@ -95,7 +95,9 @@ func (s *session) lock(members []*group.Member) (map[store.Key]store.Version, er
 	writes := map[store.Key]bool{}
 	for _, m := range members {
 		for _, r := range m.Require {
-			writes[r.Key] = writes[r.Key] // named
+			if _, named := writes[r.Key]; !named {
+				writes[r.Key] = false
+			}
 		}
 		for _, w := range m.Writes {
 			writes[w.Key] = true

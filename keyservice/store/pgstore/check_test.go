@@ -26,24 +26,29 @@ func openError(t *testing.T, o Options) error {
 
 // TestServerThatLosesThings: each setting that would break a promise is refused by name, with what to do.
 func TestServerThatLosesThings(t *testing.T) {
-	for setting, says := range map[string]string{
-		"fsync = off":                "set fsync = on",
-		"full_page_writes = off":     "set full_page_writes = on",
-		"synchronous_commit = off":   "set it to on (or remote_apply)",
-		"synchronous_commit = local": "set it to on (or remote_apply)",
-		// A standby that has it in memory is not a disk.
-		"synchronous_commit = remote_write": "set it to on (or remote_apply)",
+	server := pgtest.Start(t)
+	for _, test := range []struct{ name, value, says string }{
+		{"fsync", "off", "set fsync = on"},
+		{"full_page_writes", "off", "set full_page_writes = on"},
+		{"synchronous_commit", "off", "set it to on (or remote_apply)"},
+		{"synchronous_commit", "local", "set it to on (or remote_apply)"},
+		{"synchronous_commit", "remote_write", "set it to on (or remote_apply)"}, // a standby's memory is no disk
 	} {
-		t.Run(setting, func(t *testing.T) {
-			err := openError(t, Options{DSN: pgtest.Start(t, setting).DSN("postgres")})
-			require.ErrorIs(t, err, ErrUnsuitable)
-			require.ErrorContains(t, err, says)
-		})
+		setServer(t, server, test.name, test.value)
+		err := openError(t, Options{DSN: server.DSN("postgres")})
+		require.ErrorIs(t, err, ErrUnsuitable)
+		require.ErrorContains(t, err, test.says)
+		server.Exec(t, "ALTER SYSTEM RESET "+test.name)
 	}
-	t.Run("remote_apply", func(t *testing.T) {
-		s := openTest(t, Options{DSN: pgtest.Start(t, "synchronous_commit = remote_apply").DSN("postgres")})
-		mustCommit(t, s, change("k", "v"))
-	})
+	setServer(t, server, "synchronous_commit", "remote_apply")
+	s := openTest(t, Options{DSN: server.DSN("postgres")})
+	mustCommit(t, s, change("k", "v"))
+
+	setServer(t, server, "fsync", "off")
+	server.Exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'ramzban%'")
+	_, err := s.Commit(context.Background(), change("k", "w"))
+	requireFailed(t, err)
+	require.ErrorIs(t, err, ErrUnsuitable, "a new connection may be to another server: it is checked again")
 }
 
 // TestTheRolesSettingsCount: what matters is what our sessions get.

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -134,13 +135,19 @@ func TestConnectionsTerminatedUnderLoad(t *testing.T) {
 
 // absentStandby makes every COMMIT of a server wait for a standby that is not there, until letGo.
 func absentStandby(t *testing.T, server *pgtest.Server) {
-	server.Exec(t, "ALTER SYSTEM SET synchronous_standby_names = 'absent'", "SELECT pg_reload_conf()")
+	t.Helper()
 	t.Cleanup(func() { letGo(t, server) })
+	setServer(t, server, "synchronous_standby_names", "absent")
+}
+
+// setServer changes a setting of a running server and waits until new sessions have it.
+func setServer(t *testing.T, server *pgtest.Server, name, value string) {
+	t.Helper()
+	server.Exec(t, fmt.Sprintf("ALTER SYSTEM SET %s = '%s'", name, value), "SELECT pg_reload_conf()")
 	require.Eventually(t, func() bool {
-		var names string
-		conn := connectTo(t, server.DSN("postgres"))
-		err := conn.QueryRow(context.Background(), "SHOW synchronous_standby_names").Scan(&names)
-		return err == nil && names == "absent"
+		var now string
+		err := connectTo(t, server.DSN("postgres")).QueryRow(context.Background(), "SHOW "+name).Scan(&now)
+		return err == nil && now == value
 	}, patience, time.Millisecond)
 }
 
