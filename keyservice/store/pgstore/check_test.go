@@ -66,6 +66,13 @@ func TestTheRolesSettingsCount(t *testing.T) {
 	}
 	s := openTest(t, Options{DSN: dsn})
 	mustCommit(t, s, change("k", "v"))
+
+	writing, err := connect(context.Background(), s.opts, s.commits.config)
+	require.NoError(t, err)
+	defer writing.Close(context.Background())
+	var limit string
+	require.NoError(t, writing.QueryRow(context.Background(), "SHOW statement_timeout").Scan(&limit))
+	require.Equal(t, "0", limit, "it would cancel a COMMIT")
 }
 
 func TestStandbyIsRefused(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -136,7 +137,9 @@ func TestNodesOpenTogether(t *testing.T) {
 	var group sync.WaitGroup
 	for n := range 4 {
 		group.Go(func() {
-			s, err := Open(context.Background(), Options{DSN: dsn, Node: fmt.Sprint("node-", n), Sequencer: logOf(fmt.Sprint(n))})
+			s, err := Open(context.Background(), Options{
+				DSN: dsn, Node: fmt.Sprint("node-", n), Sequencer: logOf(fmt.Sprint(n)), Log: slog.New(slog.DiscardHandler),
+			})
 			if err != nil {
 				t.Errorf("opening node %d: %v", n, err)
 				return

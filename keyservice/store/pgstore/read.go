@@ -101,10 +101,13 @@ func (r *readers) get(ctx context.Context, keys []store.Key) (map[store.Key]stor
 		r.pool.Reset()
 		found, err = r.ask(ctx, keys)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("pgstore: reading rows: %w", err)
+	if err == nil {
+		return found, nil
 	}
-	return found, nil
+	if closed := r.ready(); closed != nil { // meanwhile
+		return nil, closed
+	}
+	return nil, fmt.Errorf("pgstore: reading rows: %w", err)
 }
 
 func (r *readers) ask(ctx context.Context, keys []store.Key) (map[store.Key]store.Item, error) {

@@ -39,13 +39,13 @@ func connect(ctx context.Context, o Options, base *pgx.ConnConfig) (*session, er
 			s.warning = n
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.StatementTimeout)
-	defer cancel()
 	var err error
 	if s.Conn, err = pgx.ConnectConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("pgstore: %w", err)
 	}
 	connected.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, o.StatementTimeout)
+	defer cancel()
 	if err := setUp(ctx, s.Conn); err != nil {
 		return nil, errors.Join(err, s.Close(ctx))
 	}
@@ -70,6 +70,9 @@ func configure(config *pgx.ConnConfig, o Options, purpose string, statementTimeo
 		Control:         limitSilence,
 	}
 	config.DialFunc = dialer.DialContext
+	if config.ConnectTimeout == 0 || config.ConnectTimeout > o.serverLimit() {
+		config.ConnectTimeout = o.serverLimit() // for each host of the DSN
+	}
 	for name, value := range map[string]string{
 		"application_name":                    "ramzban " + o.Node + " " + purpose,
 		"statement_timeout":                   milliseconds(statementTimeout),
