@@ -48,10 +48,23 @@ func (s *Store) Snapshot(ctx context.Context) (store.Snapshot, error) {
 	return snap, nil
 }
 
+// snapshot begins a second time if the connection was broken, as all are when the server was restarted.
 func (r *readers) snapshot(ctx context.Context) (*snapshot, error) {
-	conn, err := r.pool.Acquire(ctx)
+	snap, err := r.begin(ctx)
+	if errors.Is(err, errBroken) && ctx.Err() == nil {
+		r.pool.Reset()
+		snap, err = r.begin(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("pgstore: beginning a snapshot: %w", err)
+	}
+	return snap, nil
+}
+
+func (r *readers) begin(ctx context.Context) (*snapshot, error) {
+	conn, err := r.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
 	}
 	// The state is that of the first statement after BEGIN.
 	_, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1")
@@ -61,9 +74,10 @@ func (r *readers) snapshot(ctx context.Context) (*snapshot, error) {
 			return snap, nil
 		}
 	}
+	err = broken(conn.Conn(), err)
 	_ = conn.Conn().Close(ctx) // the pool makes another one
 	conn.Release()
-	return nil, fmt.Errorf("pgstore: beginning a snapshot: %w", err)
+	return nil, err
 }
 
 // keep remembers an open snapshot, unless the store was closed meanwhile.

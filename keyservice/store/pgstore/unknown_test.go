@@ -133,6 +133,26 @@ func TestConnectionsTerminatedUnderLoad(t *testing.T) {
 	require.NotZero(t, terminated)
 }
 
+// TestReadsAfterARestart: the first read after all sessions have ended finds another connection.
+func TestReadsAfterARestart(t *testing.T) {
+	const terminateAll = `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name LIKE 'ramzban%'`
+	dsn := pgtest.Database(t)
+	s, operator := openTest(t, Options{DSN: dsn}), connectTo(t, dsn)
+	mustCommit(t, s, change("k", "v"))
+	for range 3 {
+		require.Equal(t, "v", string(get(t, s, "k").Value))
+		runSQL(t, operator, terminateAll)
+		require.Equal(t, "v", string(get(t, s, "k").Value))
+		runSQL(t, operator, terminateAll)
+		snap, err := s.Snapshot(context.Background())
+		require.NoError(t, err)
+		snap.Close()
+		runSQL(t, operator, terminateAll)
+		mustCommit(t, s, change("k", "v"))
+	}
+}
+
 // absentStandby makes every COMMIT of a server wait for a standby that is not there, until letGo.
 func absentStandby(t *testing.T, server *pgtest.Server) {
 	t.Helper()
