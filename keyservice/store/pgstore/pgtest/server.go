@@ -30,6 +30,7 @@ unix_socket_permissions = 0700
 shared_buffers = 64MB
 max_connections = 200
 max_wal_size = 256MB
+dynamic_shared_memory_type = mmap
 log_min_messages = log
 `
 
