@@ -179,7 +179,7 @@ func TestDeadlockIsTriedAgain(t *testing.T) {
 // TestLockThatIsNotGivenUp: a batch that cannot have its locks in time has written nothing.
 func TestLockThatIsNotGivenUp(t *testing.T) {
 	dsn := pgtest.Database(t)
-	s := openTest(t, Options{DSN: dsn, Sequencer: logOf("a"), StatementTimeout: 200 * time.Millisecond})
+	s := openTest(t, Options{DSN: dsn, Sequencer: logOf("a"), StatementTimeout: 2 * time.Second})
 	mustCommit(t, s, change("k", "old"))
 	other := connectTo(t, dsn)
 	runSQL(t, other, "BEGIN")

@@ -141,7 +141,7 @@ func (p *proxy) forward(client io.Reader, server io.Writer, mute *atomic.Bool) e
 		if what == beforeCommit {
 			return errCut
 		}
-		mute.Store(what == beforeAnswer)
+		mute.Store(what == withCommit || what == beforeAnswer)
 		if _, err := server.Write(message); err != nil || what == withCommit {
 			return errors.Join(err, errCut)
 		}

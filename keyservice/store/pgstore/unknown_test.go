@@ -220,7 +220,7 @@ func TestBrokenWhileItWaitsForTheStandby(t *testing.T) {
 	server := pgtest.Start(t)
 	dsn := server.Database(t)
 	p := startProxy(t, server, func() cut { return pass })
-	s := openTest(t, Options{DSN: p.dsn(connectTo(t, dsn).Config().Database), Sequencer: logOf("a"), StatementTimeout: time.Second})
+	s := openTest(t, Options{DSN: p.dsn(connectTo(t, dsn).Config().Database), Sequencer: logOf("a"), StatementTimeout: 4 * time.Second})
 	operator := connectTo(t, dsn)
 	absentStandby(t, server)
 
