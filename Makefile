@@ -21,7 +21,7 @@ dev-packages: tools
 
 test-packages: dev-packages
 	@.ci/need pkcs11-tool=opensc oathtool=oathtool pskctool=pskctool openssl=openssl jq=jq curl=curl \
-	  mkfs.ext4=e2fsprogs mount=mount
+	  mkfs.ext4=e2fsprogs mount=mount postgres=postgresql
 
 test-root: test-packages
 	@.ci/root

@@ -37,6 +37,7 @@ import (
 	badger "github.com/dgraph-io/badger/v4"
 
 	"ramzban/keyservice/store"
+	"ramzban/keyservice/store/group"
 )
 
 // Errors of Open, tested with errors.Is. Their messages say what to do, on one line. A full disk is store.ErrNoSpace.
@@ -50,7 +51,7 @@ var (
 )
 
 // ErrClosed comes with store.ErrFailed from Commit, and alone from reads, after Close.
-var ErrClosed = errors.New("badgerstore: closed")
+var ErrClosed = group.ErrClosed
 
 // DefaultReserve is the free space below which nothing is written, in bytes. Badger needs it to flush and compact what
 // was accepted before: at most four memtables and eight tables of 16 MiB, and the level they are merged into.
@@ -63,8 +64,8 @@ const closeLimit = 10 * time.Second
 type Options struct {
 	Dir string // made with mode 0700 if it does not exist
 
-	// Sequencer's rows join every batch; nil: none. It may add up to sequencerRows rows and twice the entry's size plus
-	// sequencerBytes for each entry. When a batch was not written it is called again with the same first index.
+	// Sequencer's rows join every batch; nil: none. It may add up to group.EntryRows rows and twice the entry's size
+	// plus group.EntryBytes for each entry. When a batch was not written it is called again with the same first index.
 	Sequencer store.Sequencer
 
 	Reserve   uint64                           // bytes to keep free on the disk; 0: DefaultReserve
@@ -158,24 +159,11 @@ func open(o Options, lock *os.File) (*Store, error) {
 
 // Commit implements store.Store. A change of which Badger's limits allow no transaction is ErrFailed.
 func (s *Store) Commit(ctx context.Context, change store.Change) (uint64, error) {
-	m, err := s.commits.admit(change)
+	m, err := newMember(change)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", store.ErrFailed, err)
 	}
-	if err := s.commits.enqueue(ctx, m); err != nil {
-		return 0, fmt.Errorf("%w: %w", store.ErrFailed, err)
-	}
-	select {
-	case a := <-m.done:
-		return a.index, a.err
-	case <-ctx.Done():
-	}
-	select {
-	case a := <-m.done: // both at once: an answer is better
-		return a.index, a.err
-	default:
-		return 0, fmt.Errorf("%w: stopped waiting: %w", store.ErrUnknown, context.Cause(ctx))
-	}
+	return s.commits.queue.Commit(ctx, m)
 }
 
 // Failed is closed when the engine has failed. The failed batch's callers got ErrUnknown; every later Commit gets

@@ -6,30 +6,29 @@ import (
 	badger "github.com/dgraph-io/badger/v4"
 
 	"ramzban/keyservice/store"
+	"ramzban/keyservice/store/group"
 )
 
 // batch is one transaction in the making.
 type batch struct {
-	number   uint64      // its commit timestamp
-	first    uint64      // index of its first accepted member
-	txn      *badger.Txn // its rows
-	durable  *badger.Txn // the state before it
-	rows     *readers    // the state before it, as far as it is in memory
-	written  map[store.Key]write
-	accepted []*member // in index order
-	refused  []*member // a precondition does not hold
+	group.Decision
+	entries []group.Write // the Sequencer's rows
+	number  uint64        // its commit timestamp
+	first   uint64        // index of its first accepted member
+	txn     *badger.Txn   // its rows
+	durable *badger.Txn   // the state before it
+	rows    *readers      // the state before it, as far as it is in memory
 }
 
 // prepare decides which members hold and puts their rows, the Sequencer's and the engine's into a transaction. Nothing
 // is written yet: after an error no member has happened. An engine error stops the committer.
-func (c *committer) prepare(members []*member) (*batch, error) {
+func (c *committer) prepare(members []*group.Member) (*batch, error) {
 	b := &batch{
 		number:  c.batch + 1,
 		first:   c.next,
 		txn:     c.s.db.NewTransactionAt(c.batch, true),
 		durable: c.s.db.NewTransactionAt(c.batch, false),
 		rows:    c.s.reads,
-		written: make(map[store.Key]write, 2*len(members)),
 	}
 	defer b.durable.Discard()
 	if err := b.fill(members); err != nil {
@@ -37,7 +36,7 @@ func (c *committer) prepare(members []*member) (*batch, error) {
 		c.fail(err)
 		return nil, err
 	}
-	if len(b.accepted) == 0 {
+	if len(b.Accepted) == 0 {
 		return b, nil
 	}
 	if err := b.sequence(c.s.opts.Sequencer); err != nil {
@@ -47,42 +46,21 @@ func (c *committer) prepare(members []*member) (*batch, error) {
 	return b, nil
 }
 
-// fill takes the members in turn; each sees the writes of those before it.
-func (b *batch) fill(members []*member) error {
-	for _, m := range members {
-		holds, err := b.holds(m.require)
-		if err != nil {
+// fill decides the members and puts what they leave into the transaction.
+func (b *batch) fill(members []*group.Member) (err error) {
+	if b.Decision, err = group.Decide(members, b.version); err != nil {
+		return err
+	}
+	for _, w := range b.Written {
+		if err := b.put(w); err != nil {
 			return err
 		}
-		if !holds {
-			b.refused = append(b.refused, m)
-			continue
-		}
-		for _, w := range m.writes {
-			if err := b.write(w); err != nil {
-				return err
-			}
-		}
-		b.accepted = append(b.accepted, m)
 	}
 	return nil
 }
 
-func (b *batch) holds(require []store.Require) (bool, error) {
-	for _, r := range require {
-		version, err := b.version(r.Key)
-		if err != nil || version != r.Version {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-// version returns a row's version as the next member sees it.
+// version returns a row's version before the batch.
 func (b *batch) version(k store.Key) (store.Version, error) {
-	if w, ok := b.written[k]; ok {
-		return w.row(b.number).version, nil
-	}
 	if r, ok := b.rows.known(k); ok {
 		return r.version, nil
 	}
@@ -94,12 +72,11 @@ func (b *batch) version(k store.Key) (store.Version, error) {
 	return item.Version, nil
 }
 
-func (b *batch) write(w write) error {
-	b.written[w.key] = w
-	if w.deletes {
-		return b.set(b.txn.Delete([]byte(w.key)))
+func (b *batch) put(w group.Write) error {
+	if w.Deletes {
+		return b.set(b.txn.Delete([]byte(w.Key)))
 	}
-	return b.set(b.txn.Set([]byte(w.key), w.value))
+	return b.set(b.txn.Set([]byte(w.Key), w.Value))
 }
 
 func (b *batch) set(err error) error {
@@ -110,34 +87,25 @@ func (b *batch) set(err error) error {
 }
 
 // sequence adds the Sequencer's rows and the engine's.
-func (b *batch) sequence(sequencer store.Sequencer) error {
-	if sequencer != nil {
-		if err := b.addEntries(sequencer); err != nil {
-			return fmt.Errorf("sequencing the audit entries from index %d: %w", b.first, err)
-		}
-	}
-	return b.set(b.txn.Set(nextKey, encodeNext(b.first+uint64(len(b.accepted)))))
-}
-
-func (b *batch) addEntries(sequencer store.Sequencer) error {
-	entries := make([][]byte, len(b.accepted))
-	for i, m := range b.accepted {
-		entries[i] = m.entry
-	}
-	puts, err := sequencer(b.first, entries)
-	if err != nil {
+func (b *batch) sequence(sequencer store.Sequencer) (err error) {
+	if b.entries, err = b.Sequence(sequencer, b.first); err != nil {
 		return err
 	}
-	for _, p := range puts {
-		if _, taken := b.written[p.Key]; taken {
-			return fmt.Errorf("its row %q is also written by a change of the batch", p.Key)
-		}
-		if err := checkPut(p); err != nil {
+	for _, w := range b.entries {
+		if err := checkReserved(w.Key); err != nil {
 			return err
 		}
-		if err := b.write(write{key: p.Key, value: p.Value, logged: true}); err != nil {
+		if err := b.put(w); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.set(b.txn.Set(nextKey, encodeNext(b.first+uint64(len(b.Accepted)))))
+}
+
+// left returns what a write leaves when the batch has this number.
+func left(w group.Write, batch uint64) held {
+	if w.Deletes {
+		return held{}
+	}
+	return held{value: w.Value, version: store.Version(batch)}
 }

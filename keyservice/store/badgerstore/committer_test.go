@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ramzban/keyservice/store"
+	"ramzban/keyservice/store/group"
 )
 
 // gate holds batches back, each between its commit and its answer.
@@ -63,6 +64,11 @@ func value(t testing.TB, s *Store, key store.Key) string {
 	return string(items[0].Value)
 }
 
+type answer struct {
+	index uint64
+	err   error
+}
+
 // submit commits in the background and returns where the answer will be.
 func submit(ctx context.Context, s *Store, c store.Change) <-chan answer {
 	answers := make(chan answer, 1)
@@ -76,7 +82,7 @@ func submit(ctx context.Context, s *Store, c store.Change) <-chan answer {
 // waitQueued waits until so many changes stand behind the batch at the gate.
 func waitQueued(t testing.TB, s *Store, n int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(s.commits.queue) == n }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.commits.queue.Len() == n }, 10*time.Second, time.Millisecond)
 }
 
 func receive(t testing.TB, answers <-chan answer) answer {
@@ -202,23 +208,23 @@ func TestNoRoomInTheQueue(t *testing.T) {
 	defer s.Close()
 	submit(context.Background(), s, change("other", "v"))
 	<-g.reached
-	var group sync.WaitGroup
-	for range queued {
-		group.Go(func() {
+	var writers sync.WaitGroup
+	for range group.Queued {
+		writers.Go(func() {
 			if _, err := s.Commit(context.Background(), change("k", "v")); err != nil {
 				t.Errorf("commit: %v", err)
 			}
 		})
 	}
-	waitQueued(t, s, queued)
+	waitQueued(t, s, group.Queued)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	_, err := s.Commit(ctx, change("late", "v"))
 	require.ErrorIs(t, err, store.ErrFailed, "it was never queued, so it is known that it did not happen")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	g.open()
-	group.Wait()
-	require.EqualValues(t, queued+1, mustCommit(t, s, change("last", "v")))
+	writers.Wait()
+	require.EqualValues(t, group.Queued+1, mustCommit(t, s, change("last", "v")))
 	require.Empty(t, value(t, s, "late"))
 }
 
@@ -267,9 +273,9 @@ func wide(name string, rows, bytes int) store.Change {
 func heavySequencer(first uint64, entries [][]byte) ([]store.Put, error) {
 	var puts []store.Put
 	for i, e := range entries {
-		for row := range sequencerRows {
+		for row := range group.EntryRows {
 			key := store.Key(fmt.Sprintf("e/%d/%d", first+uint64(i), row))
-			puts = append(puts, store.Put{Key: key, Value: make([]byte, (2*len(e)+sequencerBytes)/sequencerRows-rowBytes-len(key))})
+			puts = append(puts, store.Put{Key: key, Value: make([]byte, (2*len(e)+group.EntryBytes)/group.EntryRows-rowBytes-len(key))})
 		}
 	}
 	return puts, nil

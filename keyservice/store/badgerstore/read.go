@@ -28,23 +28,22 @@ type readers struct {
 func newReaders(db *badger.DB, rows *rowCache, durable uint64) *readers {
 	r := &readers{db: db, rows: rows, pins: make(map[uint64]int)}
 	r.idle = sync.NewCond(&r.mu)
-	r.advance(durable, nil)
+	r.advance(durable, &batch{})
 	return r
 }
 
 // advance makes a batch visible: it is durable.
-func (r *readers) advance(batch uint64, written map[store.Key]write) {
+func (r *readers) advance(number uint64, b *batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.durable = batch
-	for k, w := range written {
-		if w.logged {
-			r.rows.forget(k)
-		} else {
-			r.rows.put(k, w.row(batch))
-		}
+	r.durable = number
+	for k, w := range b.Written {
+		r.rows.put(k, left(w, number))
 	}
-	oldest := batch
+	for _, w := range b.entries { // hardly ever read
+		r.rows.forget(w.Key)
+	}
+	oldest := number
 	for pinned := range r.pins {
 		oldest = min(oldest, pinned)
 	}

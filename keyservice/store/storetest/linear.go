@@ -67,11 +67,13 @@ func partitionByKey(history []porcupine.Operation) [][]porcupine.Operation {
 
 // recorder collects the history of concurrent clients.
 type recorder struct {
-	began time.Time
+	began  time.Time
+	faulty bool // see Contest
 
 	mu      sync.Mutex
 	history []porcupine.Operation
 	values  map[registerVersion]string // one version, one value
+	answers map[string]error           // by entry
 	err     error
 }
 
@@ -101,17 +103,41 @@ func (r *recorder) saw(item store.Item) {
 	r.values[v] = string(item.Value)
 }
 
+func (r *recorder) answered(entry []byte, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers[string(entry)] = err
+}
+
 func testLinearisable(t *testing.T, h Harness) {
 	s := h.open(t, logEntries)
+	for _, err := range Race(t, Contest{Rounds: Scaled(40, 400), Registers: Scaled(4, 40)}, s) {
+		if errors.Is(err, store.ErrFailed) {
+			require.ErrorIs(t, err, context.Canceled, "cancelled before it was queued: nothing else may fail")
+		}
+	}
+}
+
+// Contest says how clients race.
+type Contest struct {
+	Rounds, Registers int
+	Faulty            bool // reads and commits may fail: the database is disturbed meanwhile
+}
+
+// Race lets clients read registers, and set or delete them on the condition that they are as read, each step through one
+// of the stores of a database. It fails the test unless the history is linearisable, and returns what Commit said to each
+// change, by its entry.
+func Race(t *testing.T, c Contest, stores ...store.Store) map[string]error {
+	t.Helper()
 	const clients = 12
-	rounds, registers := Scaled(40, 400), Scaled(4, 40)
-	r := &recorder{began: time.Now(), values: map[registerVersion]string{}}
+	r := &recorder{began: time.Now(), faulty: c.Faulty, values: map[registerVersion]string{}, answers: map[string]error{}}
 	var group sync.WaitGroup
 	for client := range clients {
 		group.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(client), 1))
-			for round := range rounds {
-				key := store.Key(fmt.Sprintf("register/%d", random.IntN(registers)))
+			for round := range c.Rounds {
+				key := store.Key(fmt.Sprintf("register/%d", random.IntN(c.Registers)))
+				s := stores[random.IntN(len(stores))]
 				if err := r.step(s, client, key, fmt.Sprintf("%d.%d", client, round), random); err != nil {
 					t.Errorf("client %d: %v", client, err)
 					return
@@ -123,13 +149,17 @@ func testLinearisable(t *testing.T, h Harness) {
 	require.NoError(t, r.err)
 	result, _ := porcupine.CheckOperationsVerbose(registerModel, r.history, time.Minute)
 	require.Equal(t, porcupine.Ok, result)
+	return r.answers
 }
 
 // step reads a register and sets or deletes it on the condition that it is as read.
 func (r *recorder) step(s store.Store, client int, key store.Key, value string, random *rand.Rand) error {
 	call := time.Since(r.began).Nanoseconds()
 	items, err := s.Get(context.Background(), key)
-	if err != nil {
+	switch {
+	case err != nil && r.faulty:
+		return nil
+	case err != nil:
 		return err
 	}
 	seen := items[0]
@@ -146,8 +176,10 @@ func (r *recorder) step(s store.Store, client int, key store.Key, value string, 
 	if random.IntN(5) == 0 {
 		time.AfterFunc(time.Duration(random.IntN(2000))*time.Microsecond, cancel)
 	}
+	change.Entry = fmt.Appendf(nil, "%s by %s", key, value)
 	call = time.Since(r.began).Nanoseconds()
 	_, err = s.Commit(ctx, change)
+	r.answered(change.Entry, err)
 	switch {
 	case err == nil:
 		r.add(client, in, call, registerOutput{ok: true})
@@ -155,7 +187,7 @@ func (r *recorder) step(s store.Store, client int, key store.Key, value string, 
 		r.add(client, in, call, registerOutput{})
 	case errors.Is(err, store.ErrUnknown):
 		r.add(client, in, call, registerOutput{unknown: true})
-	case errors.Is(err, store.ErrFailed) && ctx.Err() != nil: // cancelled before it was queued: it never happened
+	case errors.Is(err, store.ErrFailed) && (ctx.Err() != nil || r.faulty): // it never happened
 	default:
 		return err
 	}

@@ -1,0 +1,157 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"ramzban/keyservice/store"
+	"ramzban/keyservice/store/group"
+)
+
+const beginStatement = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
+
+// The locks of a batch. LockRows is above Sort, so rows are locked in order and returned as they are once locked.
+const (
+	lockForWriting = `SELECT key, version FROM rows WHERE key = ANY($1) ORDER BY key FOR UPDATE`
+	lockForReading = `SELECT key, version FROM rows WHERE key = ANY($1) ORDER BY key FOR SHARE`
+)
+
+// The writes of a batch. unnest keeps the order of its arrays.
+const (
+	nextVersion = `SELECT nextval('row_versions')`
+	insertRows  = `INSERT INTO rows (key, value, version)
+		SELECT k, v, currval('row_versions') FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v) ON CONFLICT DO NOTHING`
+	updateRows = `INSERT INTO rows (key, value, version)
+		SELECT k, v, currval('row_versions') FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v)
+		ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version`
+	deleteRows = `DELETE FROM rows WHERE key = ANY($1)`
+	moveLog    = `UPDATE logs SET next = $3 + $4, version = currval('row_versions')
+		WHERE node = $1 AND epoch = $2 AND next = $3`
+	forgetCommits = `DELETE FROM commits WHERE node = $1 AND epoch = $2 AND number < $3`
+	nameCommit    = `INSERT INTO commits (node, epoch, number, void) VALUES ($1, $2, $3, false)`
+)
+
+// batch is one transaction in the making.
+type batch struct {
+	group.Decision
+	versions map[store.Key]store.Version // rows that exist, locked
+	first    uint64                      // index of the first accepted member
+	number   int64                       // of the transaction
+}
+
+// try writes a batch in one transaction. After an error that is not store.ErrUnknown nothing was written.
+func (c *committer) try(members []*group.Member) (batch, error) {
+	if c.cause != nil {
+		return batch{}, c.cause
+	}
+	s, err := c.connected(c.patience)
+	if err != nil {
+		return batch{}, err
+	}
+	b, err := c.fill(s, members)
+	if err != nil && s.IsClosed() && !errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", errBroken, err)
+	}
+	if err != nil || len(b.Accepted) == 0 {
+		s.rollback()
+		return b, err
+	}
+	if err := s.commit(c.patience); err != nil {
+		if err := c.resolve(b.number, err); err != nil {
+			return b, err
+		}
+	}
+	c.next += uint64(len(b.Accepted))
+	return b, nil
+}
+
+// fill does everything but COMMIT.
+func (c *committer) fill(s *session, members []*group.Member) (b batch, err error) {
+	b.first = c.next
+	if b.versions, err = s.lock(members); err != nil {
+		return b, fmt.Errorf("pgstore: locking a batch's rows: %w", err)
+	}
+	b.Decision, err = group.Decide(members, func(k store.Key) (store.Version, error) { return b.versions[k], nil })
+	if err != nil || len(b.Accepted) == 0 {
+		return b, err
+	}
+	entries, err := b.Sequence(c.opts.Sequencer, b.first)
+	if err != nil {
+		return b, err
+	}
+	c.number++
+	b.number = c.number
+	return b, c.put(s, b, entries)
+}
+
+// lock begins the transaction, and locks all rows that members name, in the order of keys: one statement for each run of
+// keys to be locked alike. It returns the versions of those that exist.
+func (s *session) lock(members []*group.Member) (map[store.Key]store.Version, error) {
+	writes := map[store.Key]bool{}
+	for _, m := range members {
+		for _, r := range m.Require {
+			if _, named := writes[r.Key]; !named {
+				writes[r.Key] = false
+			}
+		}
+		for _, w := range m.Writes {
+			writes[w.Key] = true
+		}
+	}
+	versions := make(map[store.Key]store.Version, len(writes))
+	exchange := &pgx.Batch{}
+	exchange.Queue(beginStatement)
+	for keys := slices.Sorted(maps.Keys(writes)); len(keys) > 0; {
+		statement := lockForReading
+		if writes[keys[0]] {
+			statement = lockForWriting
+		}
+		var run [][]byte
+		for alike := writes[keys[0]]; len(keys) > 0 && writes[keys[0]] == alike; keys = keys[1:] {
+			run = append(run, []byte(keys[0]))
+		}
+		exchange.Queue(statement, run).Query(func(rows pgx.Rows) error { return scanVersions(rows, versions) })
+	}
+	return versions, s.exchange(exchange)
+}
+
+func scanVersions(rows pgx.Rows, versions map[store.Key]store.Version) error {
+	var key []byte
+	var version int64
+	_, err := pgx.ForEachRow(rows, []any{&key, &version}, func() error {
+		versions[store.Key(key)] = store.Version(version)
+		return nil
+	})
+	return err
+}
+
+// put writes the rows of the accepted members and of the Sequencer, and moves the log on.
+func (c *committer) put(s *session, b batch, entries []group.Write) error {
+	fresh, old, gone := b.rows()
+	for _, w := range entries {
+		old.add(w.Key, w.Value)
+	}
+	exchange := &pgx.Batch{}
+	exchange.Queue(nextVersion)
+	inserted := affects(exchange, insertRows, fresh.keys, fresh.values)
+	affects(exchange, updateRows, old.keys, old.values)
+	affects(exchange, deleteRows, gone)
+	moved := affects(exchange, moveLog, c.opts.Node, c.epoch, int64(b.first), int64(len(b.Accepted)))
+	affects(exchange, forgetCommits, c.opts.Node, c.epoch, b.number)
+	affects(exchange, nameCommit, c.opts.Node, c.epoch, b.number)
+	if err := s.exchange(exchange); err != nil {
+		return fmt.Errorf("pgstore: writing a batch: %w", err)
+	}
+	switch {
+	case *moved != 1:
+		return c.fence()
+	case *inserted != int64(len(fresh.keys)):
+		return errRaced
+	}
+	return nil
+}

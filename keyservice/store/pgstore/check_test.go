@@ -1,0 +1,156 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/keyservice/store/pgstore/pgtest"
+)
+
+func openError(t *testing.T, o Options) error {
+	t.Helper()
+	o.Node = "a"
+	s, err := Open(context.Background(), o)
+	if err == nil {
+		s.Close()
+	}
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "\n")
+	return err
+}
+
+// TestServerThatLosesThings: each setting that would break a promise is refused by name, with what to do.
+func TestServerThatLosesThings(t *testing.T) {
+	server := pgtest.Start(t)
+	for _, test := range []struct{ name, value, says string }{
+		{"fsync", "off", "set fsync = on"},
+		{"full_page_writes", "off", "set full_page_writes = on"},
+		{"synchronous_commit", "off", "set it to on (or remote_apply)"},
+		{"synchronous_commit", "local", "set it to on (or remote_apply)"},
+		{"synchronous_commit", "remote_write", "set it to on (or remote_apply)"}, // a standby's memory is no disk
+	} {
+		setServer(t, server, test.name, test.value)
+		err := openError(t, Options{DSN: server.DSN("postgres")})
+		require.ErrorIs(t, err, ErrUnsuitable)
+		require.ErrorContains(t, err, test.says)
+		server.Exec(t, "ALTER SYSTEM RESET "+test.name)
+	}
+	setServer(t, server, "synchronous_commit", "remote_apply")
+	s := openTest(t, Options{DSN: server.DSN("postgres")})
+	mustCommit(t, s, change("k", "v"))
+
+	setServer(t, server, "fsync", "off")
+	server.Exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'ramzban%'")
+	_, err := s.Commit(context.Background(), change("k", "w"))
+	requireFailed(t, err)
+	require.ErrorIs(t, err, ErrUnsuitable, "a new connection may be to another server: it is checked again")
+}
+
+// TestTheRolesSettingsCount: what matters is what our sessions get.
+func TestTheRolesSettingsCount(t *testing.T) {
+	dsn := pgtest.Database(t)
+	operator := connectTo(t, dsn)
+	runSQL(t, operator, fmt.Sprintf("ALTER DATABASE %s SET synchronous_commit = off", operator.Config().Database))
+	require.ErrorIs(t, openError(t, Options{DSN: dsn}), ErrUnsuitable)
+	runSQL(t, operator, fmt.Sprintf("ALTER DATABASE %s RESET synchronous_commit", operator.Config().Database))
+	for _, harmless := range []string{
+		"statement_timeout = '1ms'", "default_transaction_read_only = on", "default_transaction_isolation = serializable",
+		"idle_in_transaction_session_timeout = '1ms'", "lock_timeout = '1ms'",
+	} {
+		runSQL(t, operator, fmt.Sprintf("ALTER DATABASE %s SET %s", operator.Config().Database, harmless))
+	}
+	s := openTest(t, Options{DSN: dsn})
+	mustCommit(t, s, change("k", "v"))
+
+	writing, err := connect(context.Background(), s.opts, s.commits.config)
+	require.NoError(t, err)
+	defer writing.Close(context.Background())
+	var limit string
+	require.NoError(t, writing.QueryRow(context.Background(), "SHOW statement_timeout").Scan(&limit))
+	require.Equal(t, "0", limit, "it would cancel a COMMIT")
+}
+
+func TestStandbyIsRefused(t *testing.T) {
+	server := pgtest.Start(t)
+	require.NoError(t, server.Kill())
+	require.NoError(t, os.WriteFile(filepath.Join(server.Data(), "standby.signal"), nil, 0o644))
+	require.NoError(t, server.Start())
+	err := openError(t, Options{DSN: server.DSN("postgres")})
+	require.ErrorIs(t, err, ErrUnsuitable)
+	require.ErrorContains(t, err, "connect to the primary")
+}
+
+func TestEncodingIsChecked(t *testing.T) {
+	server := pgtest.Start(t)
+	server.Exec(t, "CREATE DATABASE plain ENCODING 'SQL_ASCII' TEMPLATE template0")
+	err := openError(t, Options{DSN: server.DSN("plain")})
+	require.ErrorIs(t, err, ErrUnsuitable)
+	require.ErrorContains(t, err, "ENCODING 'UTF8'")
+}
+
+func TestOldServerIsRefused(t *testing.T) {
+	s := server{Version: 120022, Encoding: "UTF8", FSync: "on", FullPageWrites: "on", SynchronousCommit: "on"}
+	require.Contains(t, s.wrong(), "12.22: upgrade")
+	s.Version = oldest
+	require.Empty(t, s.wrong())
+}
+
+// TestSequenceBehind: after a copy that left the sequence out, versions would come back.
+func TestSequenceBehind(t *testing.T) {
+	dsn := pgtest.Database(t)
+	s := openTest(t, Options{DSN: dsn})
+	for range 3 {
+		mustCommit(t, s, change("k", "v"))
+	}
+	require.NoError(t, s.Close())
+	operator := connectTo(t, dsn)
+	runSQL(t, operator, "SELECT setval('row_versions', 2)")
+	require.ErrorIs(t, openError(t, Options{DSN: dsn}), ErrUnsuitable)
+	runSQL(t, operator, "SELECT setval('row_versions', 3)")
+	mustCommit(t, openTest(t, Options{DSN: dsn}), change("k", "v"))
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	dsn := pgtest.Database(t)
+	require.NoError(t, openTest(t, Options{DSN: dsn}).Close())
+	runSQL(t, connectTo(t, dsn), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)")
+	err := openError(t, Options{DSN: dsn})
+	require.ErrorIs(t, err, ErrSchema)
+	require.ErrorContains(t, err, "start a newer program")
+}
+
+// TestRoleWithoutRights cannot migrate, and is enough once that is done.
+func TestRoleWithoutRights(t *testing.T) {
+	dsn := pgtest.Database(t)
+	operator := connectTo(t, dsn)
+	runSQL(t, operator, "DROP ROLE IF EXISTS clerk")
+	runSQL(t, operator, "CREATE ROLE clerk LOGIN")
+	t.Cleanup(func() { runSQL(t, operator, "DROP OWNED BY clerk"); runSQL(t, operator, "DROP ROLE clerk") })
+	clerk := dsn + " user=clerk"
+	err := openError(t, Options{DSN: clerk})
+	require.ErrorIs(t, err, ErrSchema)
+	require.ErrorContains(t, err, "let the role create tables")
+	require.NoError(t, openTest(t, Options{DSN: dsn}).Close())
+	runSQL(t, operator, "GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, goose_db_version TO clerk")
+	runSQL(t, operator, "GRANT USAGE, SELECT ON row_versions TO clerk")
+	mustCommit(t, openTest(t, Options{DSN: clerk}), change("k", "v"))
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no name":        {},
+		"a bad name":     {Node: "Node 1"},
+		"one connection": {Node: "a", MaxConns: 1},
+		"no time":        {Node: "a", StatementTimeout: -1},
+		"a bad DSN":      {Node: "a", DSN: "host=/nowhere password=geheim port=x"},
+	} {
+		_, err := Open(context.Background(), o)
+		require.ErrorIs(t, err, ErrOptions, name)
+		require.NotContains(t, err.Error(), "geheim", name)
+	}
+}

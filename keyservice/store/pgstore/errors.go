@@ -1,0 +1,42 @@
+package pgstore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"ramzban/keyservice/store"
+)
+
+// SQLSTATEs that are told apart (PostgreSQL documentation, appendix A).
+const (
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+	diskFull             = "53100"
+)
+
+// errRaced: another node made a row between this node's look at it and its insertion.
+var errRaced = errors.New("pgstore: another node wrote a row first")
+
+// errBroken: the connection ended before COMMIT was sent, or the transaction is now known never to be committed.
+var errBroken = errors.New("pgstore: the transaction ended with its connection")
+
+// passing tells whether a batch that failed with err may succeed when it is tried again at once.
+func passing(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == serializationFailure || pg.Code == deadlockDetected) {
+		return true
+	}
+	return errors.Is(err, errRaced) || errors.Is(err, errBroken)
+}
+
+// failed makes an error that says that nothing was written. PostgreSQL's messages name no values; its details may, and
+// are left out.
+func failed(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == diskFull {
+		return fmt.Errorf("%w: %w: make room on the database server's disk: %w", store.ErrFailed, store.ErrNoSpace, err)
+	}
+	return fmt.Errorf("%w: %w", store.ErrFailed, err)
+}

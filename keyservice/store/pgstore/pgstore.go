@@ -1,0 +1,222 @@
+// Package pgstore keeps the key service's rows in a PostgreSQL database that several nodes share. Each node has one
+// committer, which gathers changes while the previous transaction is being committed, so that many callers share one.
+//
+// It must not know what rows mean, nor who asks.
+//
+// # In the database
+//
+// Table rows holds the rows. Their version is the number of the batch that wrote them, from a sequence, fetched when the
+// batch holds all its locks: it grows with every write, and none comes back. Table logs holds for each node the index of
+// its next change and its epoch, the number of its processes so far. A batch moves its node's row on under its epoch: a
+// second process of the same name fences the first. Table commits holds each process's last transactions: see resolve.
+//
+// # A batch
+//
+// It is one transaction of three round trips. The first locks all rows that its members name and returns their versions;
+// then nothing that a member relies on changes before it is written, whichever node wants to. Rows only read are locked
+// in share mode. All nodes lock in the order of keys, so that they do not wait for each other in a ring. Members are then
+// decided here, in turn. The second round trip writes. A row that must not exist has no row to lock: it is inserted, and
+// deleted again if it was only required, so that another node's insertion waits. The third is COMMIT.
+//
+// # When it is not known whether a transaction was committed
+//
+// COMMIT has no deadline and is never cancelled. If its connection breaks, or if it answers with a warning (the wait for
+// the standby was cut short: it could be lost with this server), nobody is told anything before it is known: see resolve.
+//
+// The session's settings matter (see session.go), so the database must not be reached through a pooler that shares
+// server sessions between transactions.
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ramzban/keyservice/store"
+	"ramzban/keyservice/store/group"
+)
+
+// Errors of Open, tested with errors.Is. Their messages say what to do.
+var (
+	// ErrOptions: an option is missing or wrong.
+	ErrOptions = errors.New("pgstore: the options are wrong")
+	// ErrUnsuitable: the server would not keep what it has acknowledged, or is not the one to write to.
+	ErrUnsuitable = errors.New("pgstore: this PostgreSQL server cannot be used")
+	// ErrSchema: the database was migrated by a newer program, or cannot be migrated.
+	ErrSchema = errors.New("pgstore: the database's schema does not fit")
+)
+
+var (
+	// ErrClosed comes with store.ErrFailed from Commit, and alone from reads, after Close.
+	ErrClosed = group.ErrClosed
+	// ErrFenced: another process has been started as the same node. It comes with store.ErrFailed from Commit, and alone
+	// from reads.
+	ErrFenced = errors.New("pgstore: another process has been started under this node's name")
+)
+
+// Defaults of Options.
+const (
+	DefaultMaxConns         = 16
+	DefaultStatementTimeout = 5 * time.Second
+)
+
+// Options say where the database is and who uses it.
+type Options struct {
+	DSN  string // as libpq reads it, TLS settings included; several hosts with target_session_attrs=read-write
+	Node string // the node's name: 1 to 63 of a-z, 0-9 and hyphens. One process at a time may have it
+
+	// Sequencer's rows join every batch; nil: none. When a batch was not written it is called again with the same first
+	// index. Nodes share the database: rows must have keys of this node's own.
+	Sequencer store.Sequencer
+
+	MaxConns int // connections for reading, at least 2, besides one for writing; 0: DefaultMaxConns
+
+	// StatementTimeout bounds each exchange with the server, COMMIT excepted; 0: DefaultStatementTimeout. The server ends
+	// a statement by itself, or one that waits for a lock, after half of it: then the connection is kept.
+	StatementTimeout time.Duration
+
+	Log *slog.Logger // nil: slog.Default()
+
+	closeLimit time.Duration // 0: closeLimit
+}
+
+var nodeName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+
+func (o Options) withDefaults() Options {
+	if o.MaxConns == 0 {
+		o.MaxConns = DefaultMaxConns
+	}
+	if o.StatementTimeout == 0 {
+		o.StatementTimeout = DefaultStatementTimeout
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.closeLimit == 0 {
+		o.closeLimit = closeLimit
+	}
+	return o
+}
+
+func (o Options) check() error {
+	switch {
+	case !nodeName.MatchString(o.Node):
+		return fmt.Errorf("%w: the node's name %q is not 1 to 63 of a-z, 0-9 and hyphens", ErrOptions, o.Node)
+	case o.MaxConns < 2:
+		return fmt.Errorf("%w: %d connections for reading: 2 are the least", ErrOptions, o.MaxConns)
+	case o.StatementTimeout < 2*time.Millisecond:
+		return fmt.Errorf("%w: a statement timeout of %v", ErrOptions, o.StatementTimeout)
+	}
+	return nil
+}
+
+// serverLimit is how long the server lets a statement run, or wait for a lock.
+func (o Options) serverLimit() time.Duration { return o.StatementTimeout / 2 }
+
+// Store is an open database; it implements store.Store. Its methods may be called concurrently.
+type Store struct {
+	opts    Options
+	queue   *group.Queue
+	commits *committer
+	reads   *readers
+
+	closing  sync.Once
+	closeErr error
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open connects to the database, brings its schema up to date, and takes the node's log over from an earlier process.
+// ctx bounds it. Errors: ErrOptions, ErrUnsuitable, ErrSchema, and those of the network.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	o = o.withDefaults()
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	config, err := pgxpool.ParseConfig(o.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrOptions, oneLine(err.Error())) // without the password: pgx leaves it out
+	}
+	s, err := open(ctx, o, config)
+	if err != nil {
+		return nil, fmt.Errorf("opening the database: %w", err)
+	}
+	return s, nil
+}
+
+func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error) {
+	if err := prepare(ctx, o, config.ConnConfig); err != nil {
+		return nil, err
+	}
+	c := newCommitter(o, config.ConnConfig)
+	if err := c.takeOver(ctx); err != nil {
+		return nil, errors.Join(err, c.disconnect())
+	}
+	reads, err := newReaders(o, config)
+	if err != nil {
+		return nil, errors.Join(err, c.disconnect())
+	}
+	reads.failed = c.failed
+	o.Log.Info("database opened", "node", o.Node, "epoch", c.epoch, "next_index", c.next)
+	go c.run()
+	return &Store{opts: o, queue: c.queue, commits: c, reads: reads}, nil
+}
+
+// prepare checks the server before anything is written, and migrates the schema.
+func prepare(ctx context.Context, o Options, config *pgx.ConnConfig) error {
+	s, err := connect(ctx, o, config)
+	if err != nil {
+		return err
+	}
+	if err := s.Close(ctx); err != nil {
+		return fmt.Errorf("pgstore: %w", err)
+	}
+	config = config.Copy()
+	configure(config, o, "migrate", 0)
+	return migrate(ctx, config)
+}
+
+// Commit implements store.Store. A change beyond a batch's limits is ErrFailed.
+func (s *Store) Commit(ctx context.Context, change store.Change) (uint64, error) {
+	m, err := group.NewMember(change, rowBytes)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", store.ErrFailed, err)
+	}
+	m.Weight.Rows += int64(len(m.Require)) // they are locked like the others
+	return s.queue.Commit(ctx, m)
+}
+
+// Failed is closed when another process has fenced this one, which then neither writes nor reads. The process should log
+// Err and exit.
+func (s *Store) Failed() <-chan struct{} { return s.commits.failed }
+
+// Err returns why the store failed, nil while it has not.
+func (s *Store) Err() error {
+	select {
+	case <-s.commits.failed:
+		return s.commits.cause
+	default:
+		return nil
+	}
+}
+
+// Close waits for the queued commits and running reads, then ends the connections. Snapshots still open answer ErrClosed.
+// A commit of which it is still not known whether it happened ends as store.ErrUnknown after closeLimit.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.commits.close()
+		s.reads.close()
+		s.closeErr = s.commits.disconnect()
+	})
+	return s.closeErr
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -1,0 +1,154 @@
+package pgstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ramzban/keyservice/store"
+)
+
+// readers has the connections for reading. Snapshots may have half of them, so that Get always finds one.
+type readers struct {
+	opts   Options
+	pool   *pgxpool.Pool
+	room   chan struct{}   // a place for each snapshot that may be open
+	failed <-chan struct{} // closed when the process is fenced
+
+	mu     sync.Mutex
+	closed bool
+	open   map[*snapshot]struct{}
+}
+
+func newReaders(o Options, config *pgxpool.Config) (*readers, error) {
+	config = config.Copy()
+	configure(config.ConnConfig, o, "read", o.serverLimit())
+	config.MaxConns = int32(o.MaxConns)
+	config.AfterConnect = setUp
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		return nil, fmt.Errorf("pgstore: %w", err)
+	}
+	return &readers{opts: o, pool: pool, room: make(chan struct{}, o.MaxConns/2), open: map[*snapshot]struct{}{}}, nil
+}
+
+// ready returns why nothing can be read.
+func (r *readers) ready() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return ErrClosed
+	}
+	select {
+	case <-r.failed:
+		return ErrFenced
+	default:
+		return nil
+	}
+}
+
+// close refuses new reads, ends snapshots and waits for the reads in progress.
+func (r *readers) close() {
+	r.mu.Lock()
+	r.closed = true
+	var left []*snapshot
+	for s := range r.open {
+		left = append(left, s)
+	}
+	r.mu.Unlock()
+	for _, s := range left {
+		s.Close()
+	}
+	r.pool.Close()
+}
+
+// Get implements store.Store. It is one statement: what it returns was committed before, all by the same moment.
+func (s *Store) Get(ctx context.Context, keys ...store.Key) ([]store.Item, error) {
+	for _, k := range keys {
+		if err := store.CheckKey(k); err != nil {
+			return nil, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := s.reads.ready(); err != nil {
+		return nil, err
+	}
+	found, err := s.reads.get(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	items := make([]store.Item, len(keys))
+	for i, k := range keys {
+		items[i] = found[k]
+		items[i].Key, items[i].Value = k, bytes.Clone(found[k].Value) // a key may be asked for twice
+	}
+	return items, nil
+}
+
+// get asks a second time if the connection was broken, as all are when the server was restarted.
+func (r *readers) get(ctx context.Context, keys []store.Key) (map[store.Key]store.Item, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.StatementTimeout)
+	defer cancel()
+	found, err := r.ask(ctx, keys)
+	if errors.Is(err, errBroken) && ctx.Err() == nil {
+		r.pool.Reset()
+		found, err = r.ask(ctx, keys)
+	}
+	if err == nil {
+		return found, nil
+	}
+	if closed := r.ready(); closed != nil { // meanwhile
+		return nil, closed
+	}
+	return nil, fmt.Errorf("pgstore: reading rows: %w", err)
+}
+
+func (r *readers) ask(ctx context.Context, keys []store.Key) (map[store.Key]store.Item, error) {
+	conn, err := r.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release()
+	found := make(map[store.Key]store.Item, len(keys))
+	err = query(ctx, conn.Conn(), func(i store.Item) error {
+		found[i.Key] = i
+		return nil
+	}, `SELECT key, value, version FROM rows WHERE key = ANY($1)`, bytesOf(keys))
+	return found, err
+}
+
+func bytesOf(keys []store.Key) [][]byte {
+	b := make([][]byte, len(keys))
+	for i, k := range keys {
+		b[i] = []byte(k)
+	}
+	return b
+}
+
+// query calls fn for each row, whose value is fn's. An error of a connection that is broken now comes with errBroken.
+func query(ctx context.Context, conn *pgx.Conn, fn func(store.Item) error, statement string, args ...any) error {
+	rows, err := conn.Query(ctx, statement, args...)
+	if err != nil {
+		return broken(conn, err)
+	}
+	var key, value []byte
+	var version int64
+	_, err = pgx.ForEachRow(rows, []any{&key, &value, &version}, func() error {
+		return fn(store.Item{Key: store.Key(key), Value: value, Version: store.Version(version)})
+	})
+	return broken(conn, err)
+}
+
+func broken(conn *pgx.Conn, err error) error {
+	if err != nil && conn.IsClosed() {
+		return fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return err
+}
