@@ -11,7 +11,8 @@ import (
 // Config is the whole configuration of `ramzban serve`: one YAML file, read strictly, checked once, passed down.
 // `ramzban config example` prints it with a comment for every key.
 type Config struct {
-	// Node is this server's name in audit entries; every server of a bank has its own.
+	// Node is this server's name in audit entries and in the database: 1 to 63 small letters, digits and hyphens. Every
+	// server of a bank has its own.
 	Node string `yaml:"node"`
 	// API is the listener the bank's systems call, always over mutual TLS.
 	API APIConfig `yaml:"api"`
@@ -19,7 +20,7 @@ type Config struct {
 	Operator OperatorConfig `yaml:"operator"`
 	// HSM says which module and which of its tokens to use.
 	HSM HSMConfig `yaml:"hsm"`
-	// Store says where the database is.
+	// Store says which engine keeps the database, and where.
 	Store StoreConfig `yaml:"store"`
 	// Profiles are the kinds of token that can be issued, by name, besides the shipped ones.
 	Profiles map[string]ProfileConfig `yaml:"profiles"`
@@ -84,10 +85,12 @@ type HSMConfig struct {
 	Environment map[string]string `yaml:"environment,omitempty"`
 }
 
-// StoreConfig is the database: one engine.
+// StoreConfig is the database: exactly one engine.
 type StoreConfig struct {
 	// Badger is the embedded engine, for one node.
-	Badger BadgerConfig `yaml:"badger"`
+	Badger *BadgerConfig `yaml:"badger,omitempty"`
+	// Postgres is the cluster engine: a PostgreSQL database that several nodes share.
+	Postgres *PostgresConfig `yaml:"postgres,omitempty"`
 }
 
 // BadgerConfig is the embedded engine's database.
@@ -96,6 +99,18 @@ type BadgerConfig struct {
 	Dir string `yaml:"dir"`
 	// Reserve is how much space of that disk is left free; below it changes are refused.
 	Reserve Size `yaml:"reserve"`
+}
+
+// PostgresConfig is one node's way to the database that the nodes share.
+type PostgresConfig struct {
+	// DSNFile holds, on one line, how to reach the database and as whom; only the service's user may read it.
+	DSNFile string `yaml:"dsn_file"`
+	// DSNEnv names the environment variable that holds it; if given, DSNFile is not read.
+	DSNEnv string `yaml:"dsn_env,omitempty"`
+	// Connections is how many connections are used for reading, besides one for writing.
+	Connections int `yaml:"connections"`
+	// StatementTimeout bounds each exchange with the database; waiting for COMMIT is never cut short.
+	StatementTimeout Duration `yaml:"statement_timeout"`
 }
 
 // ProfileConfig is a keyservice.Profile as written in the file.

@@ -27,7 +27,7 @@ func wrong(key, format string, a ...any) error {
 
 // Validate checks everything that can be checked without opening a file, a port or the HSM. Its errors name the key.
 func (c Config) Validate() error {
-	checks := []func() error{c.checkAddresses, c.checkPaths, c.checkHSM, c.checkProfiles, c.checkUses, c.checkGuessing,
+	checks := []func() error{c.checkNode, c.checkAddresses, c.checkPaths, c.checkHSM, c.Store.validate, c.checkProfiles, c.checkUses, c.checkGuessing,
 		c.checkClients, c.checkLimits, c.checkLog, c.checkTimeouts}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -37,10 +37,17 @@ func (c Config) Validate() error {
 	return nil
 }
 
-func (c Config) checkAddresses() error {
-	if c.Node == "" {
-		return wrong("node", "name this server")
+// nodeForm is what the database takes as the name of a node.
+var nodeForm = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+
+func (c Config) checkNode() error {
+	if !nodeForm.MatchString(c.Node) {
+		return wrong("node", "name this server with 1 to 63 small letters, digits and hyphens")
 	}
+	return nil
+}
+
+func (c Config) checkAddresses() error {
 	for key, listen := range map[string]string{"api.listen": c.API.Listen, "operator.listen": c.Operator.Listen} {
 		_, port, err := net.SplitHostPort(listen)
 		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
@@ -65,7 +72,7 @@ func (c Config) checkPaths() error {
 	for _, p := range []struct{ key, value string }{
 		{"api.certificate", c.API.Certificate}, {"api.key", c.API.Key}, {"api.client_ca", c.API.ClientCA},
 		{"hsm.module", c.HSM.Module}, {"hsm.token_label", c.HSM.TokenLabel}, {"hsm.profile", c.HSM.Profile},
-		{"hsm.known_answer_file", c.HSM.KnownAnswerFile}, {"store.badger.dir", c.Store.Badger.Dir},
+		{"hsm.known_answer_file", c.HSM.KnownAnswerFile},
 	} {
 		if p.value == "" {
 			return wrong(p.key, "must not be empty")

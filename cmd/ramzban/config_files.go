@@ -30,11 +30,17 @@ func (c Config) checkFiles() error {
 	if _, err := c.HSM.knownAnswers(); err != nil {
 		return err
 	}
-	if c.HSM.PINEnv != "" { // only the service's own environment has it
-		return nil
+	if c.HSM.PINEnv == "" { // only the service's own environment has the variable
+		if _, err := c.HSM.pin(); err != nil {
+			return err
+		}
 	}
-	_, err := c.HSM.pin()
-	return err
+	if p := c.Store.Postgres; p != nil && p.DSNEnv == "" {
+		if _, err := p.dsn(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readable: an empty path is a key that is not used.

@@ -18,7 +18,7 @@ func TestConfigCheckLooksAtTheFiles(t *testing.T) {
 		return string(out), err
 	}
 	good := d.config
-	good.HSM.TokenLabel, good.Store.Badger.Dir = "not-there", "/nonexistent/badger"
+	good.HSM.TokenLabel, good.Store.Badger = "not-there", &BadgerConfig{Dir: "/nonexistent/badger"}
 	out, err := check(good)
 	require.NoError(t, err, out)
 	require.Regexp(t, `^\S+ is a valid configuration\n$`, out)

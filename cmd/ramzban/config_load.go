@@ -28,7 +28,7 @@ func DefaultConfig() Config {
 			Profile: "softhsm", Sessions: 8, OwnerSessions: 2, SeedCache: 10_000,
 			KnownAnswerFile: "/etc/ramzban/known-answer",
 		},
-		Store:    StoreConfig{Badger: BadgerConfig{Dir: "/var/lib/ramzban/badger", Reserve: 512 << 20}},
+		Store:    StoreConfig{Badger: new(defaultBadger())},
 		Profiles: shippedProfiles(),
 		Uses:     []string{"second-pin", "first-pin", "account-pin", "login"},
 		Guessing: GuessingConfig{

@@ -53,8 +53,8 @@ func yamlKeys(t reflect.Type) []string {
 		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		keys = append(keys, name)
 		inner := f.Type
-		if inner.Kind() == reflect.Map || inner.Kind() == reflect.Slice {
-			inner = inner.Elem()
+		if k := inner.Kind(); k == reflect.Map || k == reflect.Slice || k == reflect.Pointer && inner != reflect.TypeFor[*GuessingConfig]() {
+			inner = inner.Elem() // a profile's guessing has the keys of the global one
 		}
 		if inner.Kind() == reflect.Struct {
 			keys = append(keys, yamlKeys(inner)...)
@@ -122,8 +122,15 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		"hsm.owner_sessions":    func(c *Config) { c.HSM.OwnerSessions = -1 },
 		"hsm.seed_cache":        func(c *Config) { c.HSM.SeedCache = 0 },
 		"hsm.known_answer_file": func(c *Config) { c.HSM.KnownAnswerFile = "" },
+		"store":                 func(c *Config) { c.Store = StoreConfig{} },
 		"store.badger.dir":      func(c *Config) { c.Store.Badger.Dir = "" },
-		"profiles.offline-60":   func(c *Config) { c.own("offline-60", func(p *ProfileConfig) { p.Digits = 5 }) },
+		"store.postgres.dsn_file": func(c *Config) {
+			c.Store = StoreConfig{Postgres: new(defaultPostgres())}
+			c.Store.Postgres.DSNFile = ""
+		},
+		"store.postgres.connections":       func(c *Config) { c.Store = StoreConfig{Postgres: &PostgresConfig{DSNEnv: "X", Connections: 1}} },
+		"store.postgres.statement_timeout": func(c *Config) { c.Store = StoreConfig{Postgres: &PostgresConfig{DSNEnv: "X", Connections: 2}} },
+		"profiles.offline-60":              func(c *Config) { c.own("offline-60", func(p *ProfileConfig) { p.Digits = 5 }) },
 		"profiles.offline-60.guessing": func(c *Config) {
 			c.own("offline-60", func(p *ProfileConfig) { p.Guessing = &GuessingConfig{FreeMisses: 3} })
 		},

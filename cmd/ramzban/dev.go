@@ -69,9 +69,11 @@ func runDev(ctx context.Context, out io.Writer, d dev) error {
 	if err != nil {
 		return err
 	}
-	found, err := badgerstore.Exists(c.Store.Badger.Dir)
-	if err != nil {
-		return err
+	found := false
+	if c.Store.Badger != nil {
+		if found, err = badgerstore.Exists(c.Store.Badger.Dir); err != nil {
+			return err
+		}
 	}
 	err = serve(ctx, c, out, startOptions{newDatabase: marked && !found, listening: func() error { return d.started(out) }})
 	if errors.Is(err, syscall.EADDRINUSE) {

@@ -18,7 +18,8 @@ const (
 	exitConfig  = 78 // EX_CONFIG
 )
 
-// errConfiguration is every error that only another configuration, or another file named in it, can mend.
+// errConfiguration is every error that only another configuration, or another file or server named in it, can mend. A
+// node that another process was started as is one: the two would end each other for ever.
 var errConfiguration = errors.New("configuration")
 
 // exits are the exit statuses and what they mean; exitFailure is the status of every other error.
@@ -28,10 +29,10 @@ var exits = []struct {
 	means  string
 }{
 	{0, nil, "it was told to stop, and stopped in order"},
-	{exitFailure, nil, "anything else, such as a disk, an HSM or an address that is not there: starting again may help"},
+	{exitFailure, nil, "anything else, such as a disk, a database, an HSM or an address that is not there: starting again may help"},
 	{exitDamaged, badgerstore.ErrCorrupt, "the database is damaged"},
 	{exitPIN, hsm.ErrPIN, "the HSM refused the PIN: correct it before starting again, wrong tries lock it"},
-	{exitConfig, errConfiguration, "the configuration, or a file it names, must be mended first"},
+	{exitConfig, errConfiguration, "the configuration, or a file or server it names, must be mended first; or another process has this node's name"},
 }
 
 // exitStatus returns the status that the process ends with after an error.

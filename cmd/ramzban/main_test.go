@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"ramzban/keyservice/store/pgstore/pgtest"
 )
 
 // ramzban is the real binary, built once for all tests.
@@ -30,7 +32,7 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "building the binary: %v\n%s", err, out)
 		return 1
 	}
-	return m.Run()
+	return pgtest.Run(m)
 }
 
 // longTests says whether the slow suites run in their long form.

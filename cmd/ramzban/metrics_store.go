@@ -9,6 +9,7 @@ import (
 
 	"ramzban/keyservice/store"
 	"ramzban/keyservice/store/badgerstore"
+	"ramzban/keyservice/store/pgstore"
 )
 
 // measuredStore times the commits of a store.
@@ -17,16 +18,22 @@ type measuredStore struct {
 	seconds *prometheus.HistogramVec
 }
 
-// newMeasuredStore wraps s; err says why its engine has failed, nil while it has not.
-func newMeasuredStore(r prometheus.Registerer, s store.Store, c BadgerConfig, err func() error) *measuredStore {
-	m := &measuredStore{Store: s, seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+// newMeasuredStore wraps a database of either kind.
+func newMeasuredStore(r prometheus.Registerer, db engine, c StoreConfig) *measuredStore {
+	m := &measuredStore{Store: db, seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "ramzban_store_commit_seconds", Help: "How long callers wait for a change to be on disk.",
 		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5},
 	}, []string{"outcome"})}
 	r.MustRegister(m.seconds,
-		storeGauge("failed", "1 when the database engine has failed and the process is about to end.", func() float64 { return truth(err() != nil) }),
-		storeGauge("reserve_bytes", "Space of the database's disk that is kept free.", func() float64 { return float64(c.Reserve) }),
-		storeGauge("free_bytes", "Free space on the database's disk; -1 when it cannot be found out.", func() float64 { return freeBytes(c.Dir) }))
+		storeGauge("failed", "1 when the database cannot be used any more and the process is about to end.", func() float64 { return truth(db.Err() != nil) }))
+	if c.Badger != nil {
+		r.MustRegister(
+			storeGauge("reserve_bytes", "Space of the database's disk that is kept free.", func() float64 { return float64(c.Badger.Reserve) }),
+			storeGauge("free_bytes", "Free space on the database's disk; -1 when it cannot be found out.", func() float64 { return freeBytes(c.Badger.Dir) }))
+	}
+	if p, shared := db.(*pgstore.Store); shared {
+		r.MustRegister(postgresMetrics{stats: p.Stats})
+	}
 	return m
 }
 

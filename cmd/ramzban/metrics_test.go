@@ -44,7 +44,9 @@ func TestMetricsCountAndAlertsNameThem(t *testing.T) {
 	require.NotContains(t, metrics, c.card)
 
 	for _, name := range alertMetrics(t) {
-		require.Contains(t, metrics, "\n"+name, "an alert names a metric that does not exist")
+		if !strings.HasPrefix(name, "ramzban_postgres_") { // see TestServeOnPostgres
+			require.Contains(t, metrics, "\n"+name, "an alert names a metric that does not exist")
+		}
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"ramzban/hsm"
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
-	"ramzban/keyservice/store/badgerstore"
 )
 
 // node is the running service: every part opened and joined to the others.
@@ -25,7 +24,7 @@ type node struct {
 	clock    func() time.Time // of everything that is decided by time; tests move it
 	on       listeners
 	hsm      *hsm.HSM
-	db       *badgerstore.Store
+	db       engine
 	api      *api.Server
 	operator *api.Operator
 	stopping atomic.Bool
@@ -52,7 +51,7 @@ func (n *node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.config.Store.Badger.check(n.newDatabase); err != nil {
+	if err := n.config.Store.check(n.newDatabase); err != nil {
 		return err
 	}
 	registry := newRegistry()
@@ -83,7 +82,6 @@ func (n *node) open(ctx context.Context) error {
 
 // openService opens the HSM and the database, and makes the use cases over both.
 func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (_ *keyservice.Service, err error) {
-	badger := n.config.Store.Badger
 	if n.hsm, err = openHSM(ctx, n.config.HSM, n.log, func(err error) { n.fatal <- err }); err != nil {
 		return nil, err
 	}
@@ -92,14 +90,12 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 		return nil, fmt.Errorf("fetching the state key: %w", err)
 	}
 	log := audit.NewLog(stateKey)
-	if n.db, err = badgerstore.Open(badgerstore.Options{
-		Dir: badger.Dir, Reserve: uint64(badger.Reserve), Sequencer: log.Sequence, Log: n.log,
-	}); err != nil {
+	if n.db, err = openStore(ctx, n.config, engineOptions{create: n.newDatabase, sequencer: log.Sequence, log: n.log}); err != nil {
 		return nil, err
 	}
 	registry.MustRegister(hsmMetrics{stats: n.hsm.Stats})
 	service, err := keyservice.New(ctx, keyservice.Config{
-		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, badger, n.db.Err), Audit: log, Node: n.config.Node,
+		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, n.config.Store), Audit: log, Node: n.config.Node,
 		Profiles: n.config.profiles(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
 		FailedSubjects: n.config.Limits.FailedSubjectsPerHour, Clock: n.clock, Log: n.log, Observer: newDecisions(registry),
 	})
@@ -109,13 +105,16 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	return service, nil
 }
 
-// ready says why the service cannot decide now; nil when it can. The HSM makes one MAC for it.
+// ready says why the service cannot decide now; nil when it can. The HSM makes one MAC for it, the database reads a row.
 func (n *node) ready(ctx context.Context) error {
 	if n.stopping.Load() {
 		return errors.New("the service is stopping")
 	}
 	if err := n.db.Err(); err != nil {
 		return fmt.Errorf("the database failed: %w", err)
+	}
+	if _, err := n.db.Get(ctx, "ready"); err != nil { // no such row: what matters is that it answers
+		return fmt.Errorf("the database does not answer: %w", err)
 	}
 	return n.hsm.Ready(ctx)
 }

@@ -104,7 +104,7 @@ func (n *node) run(ctx context.Context) error {
 	case err := <-stopped:
 		return n.stop(listenerEnded(err))
 	case <-n.db.Failed():
-		return n.stop(fmt.Errorf("the database failed: %w: look at its disk, then start the service again", n.db.Err()))
+		return n.stop(n.config.Store.failed(n.db.Err()))
 	case err := <-n.fatal:
 		// The module hangs: nothing can be closed in order, and everything acknowledged is on disk.
 		return hung(err)

@@ -129,6 +129,7 @@ func TestServeSaysInOneLineWhyItCannotStart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			spoilt := d.config
+			spoilt.Store.Badger = new(*d.config.Store.Badger)
 			c.spoil(t, &spoilt)
 			stdout, stderr := d.serve(t, spoilt, c.status)
 			requireOneLine(t, stderr, c.says...)
@@ -150,7 +151,7 @@ func TestServeMakesADatabaseOnceWhenAsked(t *testing.T) {
 	_, stderr := runFailing(t, exitConfig, nil, "serve", "--new-database", "--config", writeConfig(t, d.config))
 	requireOneLine(t, stderr, "holds a database already", "without --new-database")
 	unwritable := d.config
-	unwritable.Store.Badger.Dir = "/sys/kernel/badger"
+	unwritable.Store.Badger = &BadgerConfig{Dir: "/sys/kernel/badger"}
 	_, stderr = runFailing(t, exitFailure, nil, "serve", "--new-database", "--config", writeConfig(t, unwritable))
 	requireOneLine(t, stderr, "/sys/kernel/badger", "cannot be written")
 

@@ -34,6 +34,9 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("pgstore: asking the server for its settings: %w", err)
 	}
+	if s.Standby {
+		return fmt.Errorf("%w: %w, which cannot be written to: connect to the primary, or name all servers in the DSN and add target_session_attrs=read-write", ErrUnsuitable, ErrStandby)
+	}
 	if wrong := s.wrong(); wrong != "" {
 		return fmt.Errorf("%w: %s", ErrUnsuitable, wrong)
 	}
@@ -50,8 +53,6 @@ func (s server) wrong() string {
 	switch {
 	case s.Version < oldest:
 		return fmt.Sprintf("its version is %d.%d: upgrade it to PostgreSQL 13 or newer", s.Version/10000, s.Version%10000)
-	case s.Standby:
-		return "it is a standby, which cannot be written to: connect to the primary, or name all servers in the DSN and add target_session_attrs=read-write"
 	case s.Encoding != "UTF8":
 		return fmt.Sprintf("the database's encoding is %s: make the database anew with ENCODING 'UTF8' TEMPLATE template0", s.Encoding)
 	case s.FSync != "on":

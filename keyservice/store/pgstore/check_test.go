@@ -82,6 +82,7 @@ func TestStandbyIsRefused(t *testing.T) {
 	require.NoError(t, server.Start())
 	err := openError(t, Options{DSN: server.DSN("postgres")})
 	require.ErrorIs(t, err, ErrUnsuitable)
+	require.ErrorIs(t, err, ErrStandby)
 	require.ErrorContains(t, err, "connect to the primary")
 }
 
@@ -139,6 +140,15 @@ func TestRoleWithoutRights(t *testing.T) {
 	runSQL(t, operator, "GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, goose_db_version TO clerk")
 	runSQL(t, operator, "GRANT USAGE, SELECT ON row_versions TO clerk")
 	mustCommit(t, openTest(t, Options{DSN: clerk}), change("k", "v"))
+}
+
+// TestTheServerRefusesTheDSN: what only another DSN can mend is told from what passes.
+func TestTheServerRefusesTheDSN(t *testing.T) {
+	server := pgtest.Start(t)
+	require.ErrorIs(t, openError(t, Options{DSN: server.DSN("nowhere")}), ErrOptions)
+	require.ErrorIs(t, openError(t, Options{DSN: server.DSN("postgres") + " user=nobody"}), ErrOptions)
+	require.NoError(t, server.Kill())
+	require.NotErrorIs(t, openError(t, Options{DSN: server.DSN("postgres")}), ErrOptions)
 }
 
 func TestOptionsAreChecked(t *testing.T) {

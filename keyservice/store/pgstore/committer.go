@@ -36,6 +36,8 @@ type committer struct {
 	failed chan struct{} // closed when another process has fenced this one
 	cause  error         // set before failed is closed
 
+	unknowns unknowns // for Stats, at any time
+
 	patience context.Context // ends when closing takes too long
 	impolite context.CancelFunc
 
@@ -91,12 +93,16 @@ func (c *committer) takeOver(ctx context.Context) error {
 }
 
 func (c *committer) beginEpoch(ctx context.Context, s *session) error {
-	var whole bool
+	var used, whole bool
 	exchange := &pgx.Batch{}
 	exchange.Queue(beginStatement)
+	c.opts.Expect.queue(exchange, &used)
 	exchange.Queue(takeOverQuery, c.opts.Node).QueryRow(func(row pgx.Row) error { return row.Scan(&c.epoch, &c.next) })
 	exchange.Queue(sequenceQuery).QueryRow(func(row pgx.Row) error { return row.Scan(&whole) })
 	if err := s.exchange(exchange); err != nil {
+		return err
+	}
+	if err := c.opts.Expect.met(used); err != nil {
 		return err
 	}
 	if !whole {

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -14,6 +15,9 @@ const (
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
 	diskFull             = "53100"
+	noSuchDatabase       = "3D000"
+	authorizationClass   = "28" // the user or the password, or the server does not let this host in
+	accessRuleClass      = "42" // a missing right, or something of that name is there already
 )
 
 // errRaced: another node made a row between this node's look at it and its insertion.
@@ -39,4 +43,13 @@ func failed(err error) error {
 		return fmt.Errorf("%w: %w: make room on the database server's disk: %w", store.ErrFailed, store.ErrNoSpace, err)
 	}
 	return fmt.Errorf("%w: %w", store.ErrFailed, err)
+}
+
+// refused makes ErrOptions of what a server says of the DSN itself.
+func refused(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == noSuchDatabase || strings.HasPrefix(pg.Code, authorizationClass)) {
+		return fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	return err
 }

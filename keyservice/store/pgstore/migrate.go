@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -65,5 +67,9 @@ func migrationFailed(err error) error {
 	if errors.As(err, &partial) {
 		err = partial.Err
 	}
-	return fmt.Errorf("%w: migrating it: %s: let the role create tables in the database's schema", ErrSchema, oneLine(err.Error()))
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && strings.HasPrefix(pg.Code, accessRuleClass) {
+		return fmt.Errorf("%w: migrating it: %s: let the role create tables in the database's schema", ErrSchema, oneLine(err.Error()))
+	}
+	return fmt.Errorf("pgstore: migrating the schema: %w", err)
 }

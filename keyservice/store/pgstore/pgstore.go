@@ -50,8 +50,14 @@ var (
 	ErrOptions = errors.New("pgstore: the options are wrong")
 	// ErrUnsuitable: the server would not keep what it has acknowledged, or is not the one to write to.
 	ErrUnsuitable = errors.New("pgstore: this PostgreSQL server cannot be used")
+	// ErrStandby comes with ErrUnsuitable: the server is a standby. During a failover that passes by itself.
+	ErrStandby = errors.New("it is a standby")
 	// ErrSchema: the database was migrated by a newer program, or cannot be migrated.
 	ErrSchema = errors.New("pgstore: the database's schema does not fit")
+	// ErrAbsent: the database is not yet one of this program's, and was to be.
+	ErrAbsent = errors.New("pgstore: nobody has used this database yet")
+	// ErrPresent: the database is one of this program's already, and was to be a new one.
+	ErrPresent = errors.New("pgstore: this database is in use already")
 )
 
 var (
@@ -73,6 +79,8 @@ type Options struct {
 	DSN  string // as libpq reads it, TLS settings included; several hosts with target_session_attrs=read-write
 	Node string // the node's name: 1 to 63 of a-z, 0-9 and hyphens. One process at a time may have it
 
+	Expect Expectation // what Open demands to find; the zero value: nothing
+
 	// Sequencer's rows join every batch; nil: none. When a batch was not written it is called again with the same first
 	// index. Nodes share the database: rows must have keys of this node's own.
 	Sequencer store.Sequencer
@@ -87,6 +95,16 @@ type Options struct {
 
 	closeLimit time.Duration // 0: closeLimit
 }
+
+// Expectation is what Open demands to find in the database, before it changes anything there.
+type Expectation int
+
+// A service that was started before expects a used database: after a mistyped DSN it would otherwise begin anew.
+const (
+	ExpectAny  Expectation = iota
+	ExpectUsed             // a node has opened it before, this one or another; else ErrAbsent
+	ExpectNew              // no node has; else ErrPresent. Of nodes that begin at once, one does
+)
 
 var nodeName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
 
@@ -135,7 +153,7 @@ type Store struct {
 var _ store.Store = (*Store)(nil)
 
 // Open connects to the database, brings its schema up to date, and takes the node's log over from an earlier process.
-// ctx bounds it. Errors: ErrOptions, ErrUnsuitable, ErrSchema, and those of the network.
+// ctx bounds it. Errors: ErrOptions, ErrUnsuitable, ErrSchema, ErrAbsent, ErrPresent, and those of the network.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	o = o.withDefaults()
 	if err := o.check(); err != nil {
@@ -145,9 +163,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", ErrOptions, oneLine(err.Error())) // without the password: pgx leaves it out
 	}
+	if err := checkTLS(config.ConnConfig); err != nil {
+		return nil, err
+	}
 	s, err := open(ctx, o, config)
 	if err != nil {
-		return nil, fmt.Errorf("opening the database: %w", err)
+		return nil, fmt.Errorf("opening the database: %w", refused(err))
 	}
 	return s, nil
 }
@@ -176,8 +197,12 @@ func prepare(ctx context.Context, o Options, config *pgx.ConnConfig) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Close(ctx); err != nil {
-		return fmt.Errorf("pgstore: %w", err)
+	err = o.Expect.check(ctx, s)
+	if closed := s.Close(ctx); err == nil && closed != nil {
+		err = fmt.Errorf("pgstore: %w", closed)
+	}
+	if err != nil {
+		return err
 	}
 	config = config.Copy()
 	configure(config, o, "migrate", 0)
