@@ -116,7 +116,7 @@ func openBank(t testing.TB) *bank {
 	stateKey, err := module.StateKey(t.Context())
 	require.NoError(t, err)
 	entries := audit.NewLog(stateKey)
-	b.db, err = badgerstore.Open(badgerstore.Options{Dir: t.TempDir(), Sequencer: entries.Sequence, Log: debugLog(log)})
+	b.db, err = badgerstore.Open(badgerstore.Options{Dir: t.TempDir(), Node: "node-1", Clock: b.now.time, Sequencer: entries.Sequence, Log: debugLog(log)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.db.Close()) })
 	service, err := keyservice.New(t.Context(), keyservice.Config{

@@ -194,7 +194,7 @@ func (w *world) open() {
 	key, err := w.hsm.StateKey(context.Background())
 	require.NoError(w.t, err)
 	w.logbook = audit.NewLog(key)
-	db, err := badgerstore.Open(badgerstore.Options{Dir: w.dir, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
+	db, err := badgerstore.Open(badgerstore.Options{Dir: w.dir, Node: "node-1", Clock: w.clock.Now, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(w.t, err)
 	w.db, w.store = db, &faultyStore{Store: db}
 	w.restart()

@@ -124,7 +124,7 @@ func rawHSM(b *testing.B) func(int) error {
 
 // rawStore returns one commit of the size of a verification's: a state row, a guess budget and an audit entry.
 func rawStore(b *testing.B) func(int) error {
-	db, err := badgerstore.Open(badgerstore.Options{Dir: filepath.Join(b.TempDir(), "badger"), Log: slog.New(slog.DiscardHandler)})
+	db, err := badgerstore.Open(badgerstore.Options{Dir: filepath.Join(b.TempDir(), "badger"), Node: "a", Log: slog.New(slog.DiscardHandler)})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, db.Close()) })
 	value := make([]byte, 200)

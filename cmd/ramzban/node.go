@@ -90,7 +90,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 		return nil, fmt.Errorf("fetching the state key: %w", err)
 	}
 	log := audit.NewLog(stateKey)
-	if n.db, err = openStore(ctx, n.config, engineOptions{create: n.newDatabase, sequencer: log.Sequence, log: n.log}); err != nil {
+	if n.db, err = openStore(ctx, n.config, engineOptions{create: n.newDatabase, sequencer: log.Sequence, clock: n.clock, log: n.log}); err != nil {
 		return nil, err
 	}
 	registry.MustRegister(hsmMetrics{stats: n.hsm.Stats})

@@ -25,8 +25,9 @@ type engine interface {
 
 // engineOptions are what a database is opened with besides what the configuration says of it.
 type engineOptions struct {
-	create    bool            // it is to be made now, and must not be there; else it must be
-	sequencer store.Sequencer // nil: no rows join the commits
+	create    bool             // it is to be made now, and must not be there; else it must be
+	sequencer store.Sequencer  // nil: no rows join the commits
+	clock     func() time.Time // of an engine without a server, which has its own; nil: time.Now
 	log       *slog.Logger
 }
 
@@ -39,7 +40,7 @@ func openStore(ctx context.Context, c Config, o engineOptions) (engine, error) {
 		return c.Store.Postgres.open(ctx, c.Node, o)
 	}
 	s, err := badgerstore.Open(badgerstore.Options{
-		Dir: c.Store.Badger.Dir, Reserve: uint64(c.Store.Badger.Reserve), Sequencer: o.sequencer, Log: o.log,
+		Dir: c.Store.Badger.Dir, Node: c.Node, Clock: o.clock, Reserve: uint64(c.Store.Badger.Reserve), Sequencer: o.sequencer, Log: o.log,
 	})
 	if err != nil {
 		return nil, err

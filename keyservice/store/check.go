@@ -3,7 +3,18 @@ package store
 import (
 	"errors"
 	"fmt"
+	"regexp"
 )
+
+var nodeName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+
+// CheckNode returns why a name cannot be a node's.
+func CheckNode(name string) error {
+	if !nodeName.MatchString(name) {
+		return fmt.Errorf("the node's name %q is not 1 to 63 of a-z, 0-9 and hyphens", name)
+	}
+	return nil
+}
 
 // firstKey is the lowest key that does not belong to the engine.
 const firstKey Key = "\x01"

@@ -7,11 +7,12 @@ package store
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Sentinel errors of Commit. Callers test them with errors.Is.
 var (
-	// ErrConflict: a precondition does not hold; nothing of this change was written. Reload and decide again.
+	// ErrConflict: a precondition does not hold, or it is too late; nothing of this change was written. Reload and decide again.
 	ErrConflict = errors.New("store: a precondition of the change no longer holds")
 	// ErrUnknown: the change may or may not be durable. It must not be reported as either.
 	ErrUnknown = errors.New("store: it is not known whether the change was written")
@@ -58,21 +59,25 @@ type Change struct {
 	Require []Require // rows read, written or not
 	Put     []Put
 	Delete  []Key
-	Entry   []byte // audit entry without its index; must not be empty: nothing changes unaudited
+	Until   time.Time // the store's clock must not have reached it when the preconditions are checked; zero: no limit
+	Entry   []byte    // audit entry without its index; must not be empty: nothing changes unaudited
 }
 
 // Store is the contract of every engine; storetest states it as tests.
 //
-// Commit returns when the change is on stable storage. Accepted changes get dense indexes, counted from 0 over the life
-// of the store. ctx ends the caller's wait, never the commit: after a cancelled wait the error is ErrUnknown.
+// Commit returns when the change is on stable storage. Accepted changes get dense indexes: each node counts its own from 0,
+// over the life of the store. ctx ends the caller's wait, never the commit: after a cancelled wait the error is ErrUnknown.
 //
 // Get returns one Item per key, in the order asked, all from one consistent durable state.
 //
 // Snapshot returns a consistent durable state for scans; it must be closed.
+//
+// Now returns the time by the store's clock, which is one for all nodes that share the store and decides Change.Until.
 type Store interface {
 	Commit(ctx context.Context, change Change) (index uint64, err error)
 	Get(ctx context.Context, keys ...Key) ([]Item, error)
 	Snapshot(ctx context.Context) (Snapshot, error)
+	Now(ctx context.Context) (time.Time, error)
 }
 
 // Snapshot is one consistent state of the store, whatever is committed meanwhile. Scan calls fn for every row whose

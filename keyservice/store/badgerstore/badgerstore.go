@@ -6,8 +6,8 @@
 // # On disk
 //
 // A batch is one Badger transaction whose commit timestamp is the batch's number, counted from 1 without gaps; the
-// version of a row is the number of the batch that wrote it. Rows are stored under their own keys. The engine's own
-// row, under nextKey, is written in every batch and holds the index of the next change.
+// version of a row is the number of the batch that wrote it. Rows are stored under their own keys. Every batch also writes
+// a row of the engine's: see nextKey.
 // Badger's value log stays empty: values are smaller than its threshold, because it reports neither its own sync
 // errors nor values that it cannot read. So there is no value log to collect garbage in; Badger's compactors
 // drop overwritten and deleted rows as soon as no snapshot needs them.
@@ -62,7 +62,8 @@ const closeLimit = 10 * time.Second
 
 // Options say where the database is and what joins its commits.
 type Options struct {
-	Dir string // made with mode 0700 if it does not exist
+	Dir  string // made with mode 0700 if it does not exist
+	Node string // the node's name, see store.CheckNode. Each name has a log of its own: a new one begins at index 0
 
 	// Sequencer's rows join every batch; nil: none. It may add up to group.EntryRows rows and twice the entry's size
 	// plus group.EntryBytes for each entry. When a batch was not written it is called again with the same first index.
@@ -70,6 +71,7 @@ type Options struct {
 
 	Reserve   uint64                           // bytes to keep free on the disk; 0: DefaultReserve
 	Log       *slog.Logger                     // nil: slog.Default()
+	Clock     func() time.Time                 // the store's clock; nil: time.Now
 	FreeSpace func(dir string) (uint64, error) // bytes free for this process; nil: asks the file system
 
 	memTable int64                           // bytes; 0: memTableSize
@@ -85,6 +87,9 @@ func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
 	if o.FreeSpace == nil {
 		o.FreeSpace = FreeSpace
 	}
@@ -99,6 +104,9 @@ func (o Options) withDefaults() Options {
 	}
 	return o
 }
+
+// now is without Go's monotonic reading: times are compared as they are written.
+func (o Options) now() time.Time { return o.Clock().Round(0) }
 
 // Store is an open database; it implements store.Store. Its methods may be called concurrently.
 type Store struct {
@@ -118,6 +126,9 @@ var _ store.Store = (*Store)(nil)
 // damage before Badger meets it. Errors: ErrLocked, ErrNotWritable, ErrCorrupt, store.ErrNoSpace.
 func Open(o Options) (*Store, error) {
 	o = o.withDefaults()
+	if err := store.CheckNode(o.Node); err != nil {
+		return nil, fmt.Errorf("badgerstore: %w", err)
+	}
 	lock, err := lockDir(o.Dir)
 	if err != nil {
 		return nil, err
@@ -142,11 +153,11 @@ func open(o Options, lock *os.File) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("badgerstore: opening the database in %s: %s", o.Dir, oneLine(err.Error()))
 	}
-	batch, next, err := position(db)
+	batch, next, err := position(db, o.Node)
 	if err != nil {
 		return nil, corrupt(o.Dir, errors.Join(err, db.Close()))
 	}
-	o.Log.Info("database opened", "dir", o.Dir, "batch", batch, "next_index", next, "took_ms", time.Since(began).Milliseconds())
+	o.Log.Info("database opened", "dir", o.Dir, "node", o.Node, "batch", batch, "next_index", next, "took_ms", time.Since(began).Milliseconds())
 	rows, err := newRowCache(o.cache)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -164,6 +175,17 @@ func (s *Store) Commit(ctx context.Context, change store.Change) (uint64, error)
 		return 0, fmt.Errorf("%w: %w", store.ErrFailed, err)
 	}
 	return s.commits.queue.Commit(ctx, m)
+}
+
+// Now implements store.Store.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, err
+	}
+	if s.reads.isClosed() {
+		return time.Time{}, ErrClosed
+	}
+	return s.opts.now(), nil
 }
 
 // Failed is closed when the engine has failed. The failed batch's callers got ErrUnknown; every later Commit gets

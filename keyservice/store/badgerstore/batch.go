@@ -2,6 +2,7 @@ package badgerstore
 
 import (
 	"fmt"
+	"time"
 
 	badger "github.com/dgraph-io/badger/v4"
 
@@ -31,7 +32,7 @@ func (c *committer) prepare(members []*group.Member) (*batch, error) {
 		rows:    c.s.reads,
 	}
 	defer b.durable.Discard()
-	if err := b.fill(members); err != nil {
+	if err := b.fill(members, c.s.opts.now()); err != nil {
 		b.txn.Discard()
 		c.fail(err)
 		return nil, err
@@ -39,7 +40,7 @@ func (c *committer) prepare(members []*group.Member) (*batch, error) {
 	if len(b.Accepted) == 0 {
 		return b, nil
 	}
-	if err := b.sequence(c.s.opts.Sequencer); err != nil {
+	if err := b.sequence(c.s.opts); err != nil {
 		b.txn.Discard()
 		return nil, err
 	}
@@ -47,8 +48,8 @@ func (c *committer) prepare(members []*group.Member) (*batch, error) {
 }
 
 // fill decides the members and puts what they leave into the transaction.
-func (b *batch) fill(members []*group.Member) (err error) {
-	if b.Decision, err = group.Decide(members, b.version); err != nil {
+func (b *batch) fill(members []*group.Member, now time.Time) (err error) {
+	if b.Decision, err = group.Decide(members, now, b.version); err != nil {
 		return err
 	}
 	for _, w := range b.Written {
@@ -87,8 +88,8 @@ func (b *batch) set(err error) error {
 }
 
 // sequence adds the Sequencer's rows and the engine's.
-func (b *batch) sequence(sequencer store.Sequencer) (err error) {
-	if b.entries, err = b.Sequence(sequencer, b.first); err != nil {
+func (b *batch) sequence(o Options) (err error) {
+	if b.entries, err = b.Sequence(o.Sequencer, b.first); err != nil {
 		return err
 	}
 	for _, w := range b.entries {
@@ -99,7 +100,7 @@ func (b *batch) sequence(sequencer store.Sequencer) (err error) {
 			return err
 		}
 	}
-	return b.set(b.txn.Set(nextKey, encodeNext(b.first+uint64(len(b.Accepted)))))
+	return b.set(b.txn.Set(nextKey(o.Node), encodeNext(b.first+uint64(len(b.Accepted)))))
 }
 
 // left returns what a write leaves when the batch has this number.

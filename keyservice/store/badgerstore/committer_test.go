@@ -293,7 +293,7 @@ func TestSequencerRowsThatCannotBe(t *testing.T) {
 	for name, bad := range map[string][]store.Put{
 		"too many":         tooMany,
 		"a member's row":   {{Key: "k"}},
-		"the engine's row": {{Key: store.Key(nextKey)}},
+		"the engine's row": {{Key: store.Key(nextKey("a"))}},
 		"twice":            {{Key: "e"}, {Key: "e"}},
 		"too large":        {{Key: "e", Value: make([]byte, store.MaxValue+1)}},
 	} {

@@ -17,17 +17,20 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) storetest.Harness {
 				dir := t.TempDir()
-				return storetest.Harness{Open: func(t testing.TB, seq store.Sequencer) storetest.Store {
-					return openTest(t, Options{Dir: dir, Sequencer: seq, cache: cache})
+				return storetest.Harness{Open: func(t testing.TB, node string, seq store.Sequencer) storetest.Store {
+					return openTest(t, Options{Dir: dir, Node: node, Sequencer: seq, cache: cache})
 				}}
 			})
 		})
 	}
 }
 
-// openTest opens a database, without log output unless o says so. It is closed at the end of the test at the latest.
+// openTest opens a database as node "a" without log output unless o says so. It is closed at the end of the test at the latest.
 func openTest(t testing.TB, o Options) *Store {
 	t.Helper()
+	if o.Node == "" {
+		o.Node = "a"
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -107,7 +107,7 @@ func TestSampleIsWhole(t *testing.T) {
 // openError opens a database that must not open, and returns the error, a single line.
 func openError(t testing.TB, dir string) error {
 	t.Helper()
-	s, err := Open(Options{Dir: dir, Log: slog.New(slog.DiscardHandler), memTable: sampleTable, Reserve: crashReserve})
+	s, err := Open(Options{Dir: dir, Node: "a", Log: slog.New(slog.DiscardHandler), memTable: sampleTable, Reserve: crashReserve})
 	if err == nil {
 		s.Close()
 		t.Fatal("a database opened that should not")
@@ -281,7 +281,7 @@ func TestRandomDamage(t *testing.T) {
 		at, bit := random.IntN(min(len(b), max(1, logEnd(b)+100))), byte(1)<<random.IntN(8)
 		b[at] ^= bit
 		overwrite(t, path, b)
-		s, err := Open(Options{Dir: dir, Log: slog.New(slog.DiscardHandler), Sequencer: storetest.Sequencer(), memTable: sampleTable})
+		s, err := Open(Options{Dir: dir, Node: "a", Log: slog.New(slog.DiscardHandler), Sequencer: storetest.Sequencer(), memTable: sampleTable})
 		if err != nil {
 			require.NotContains(t, err.Error(), "\n")
 			refused++

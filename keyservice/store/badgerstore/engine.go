@@ -1,8 +1,8 @@
 package badgerstore
 
 import (
+	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -64,8 +64,12 @@ func openBadger(o Options) (db *badger.DB, err error) {
 	return badger.OpenManaged(opts)
 }
 
-// nextKey is the engine's row: a schema byte, then the next change's index, 8 bytes, big endian.
-var nextKey = []byte("\x00badgerstore/next")
+// nextPrefix begins the engine's rows.
+const nextPrefix = "\x00badgerstore/next/"
+
+// nextKey is the row of a node's log: a schema byte, then the index of its next change, 8 bytes, big endian. Rows of other
+// nodes are those of a database that was copied, or whose node was renamed.
+func nextKey(node string) []byte { return []byte(nextPrefix + node) }
 
 const nextSchema = 1
 
@@ -83,27 +87,37 @@ func decodeNext(b []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(b[1:]), nil
 }
 
-// position returns the number of the last batch and the index of the next change. Every batch writes the engine's row:
-// any newer row means that batches are missing.
-func position(db *badger.DB) (batch, next uint64, err error) {
+// position returns the number of the last batch and the index of the node's next change. Every batch writes a row of a
+// node: any newer row means that batches are missing.
+func position(db *badger.DB, node string) (batch, next uint64, err error) {
 	batch = db.MaxVersion()
 	txn := db.NewTransactionAt(batch, false)
 	defer txn.Discard()
-	item, err := txn.Get(nextKey)
-	if errors.Is(err, badger.ErrKeyNotFound) && batch == 0 {
-		return 0, 0, nil
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(nextPrefix)})
+	defer it.Close()
+	var newest uint64
+	for it.Rewind(); it.Valid(); it.Next() {
+		newest = max(newest, it.Item().Version())
+		index, err := readNext(it.Item())
+		if err != nil {
+			return 0, 0, fmt.Errorf("reading the next index: %w", err)
+		}
+		if bytes.Equal(it.Item().Key(), nextKey(node)) {
+			next = index
+		}
 	}
-	if err != nil {
-		return 0, 0, fmt.Errorf("reading the next index: %w", err)
+	if newest != batch {
+		return 0, 0, fmt.Errorf("the newest of the next indexes is of batch %d, the newest row of batch %d", newest, batch)
 	}
-	if item.Version() != batch {
-		return 0, 0, fmt.Errorf("the next index is of batch %d, the newest row of batch %d", item.Version(), batch)
-	}
+	return batch, next, nil
+}
+
+func readNext(item *badger.Item) (next uint64, err error) {
 	err = item.Value(func(b []byte) error {
 		next, err = decodeNext(b)
 		return err
 	})
-	return batch, next, err
+	return next, err
 }
 
 // logger hands Badger's messages to slog, each on one line; what Badger calls information is detail here.

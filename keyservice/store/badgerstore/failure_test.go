@@ -151,7 +151,7 @@ func TestReserveIsKept(t *testing.T) {
 	t.Parallel()
 	disk := &fakeDisk{}
 	disk.free.Store(DefaultReserve)
-	o := Options{Dir: t.TempDir(), Sequencer: storetest.Sequencer(), FreeSpace: disk.freeSpace}
+	o := Options{Node: "a", Dir: t.TempDir(), Sequencer: storetest.Sequencer(), FreeSpace: disk.freeSpace}
 	s := openTest(t, o)
 	mustCommit(t, s, change("k", "v"))
 

@@ -26,7 +26,7 @@ const (
 
 func crashOptions(dir string) Options {
 	return Options{
-		Dir: dir, Sequencer: storetest.Sequencer(), Reserve: crashReserve, memTable: crashTable,
+		Dir: dir, Node: "a", Sequencer: storetest.Sequencer(), Reserve: crashReserve, memTable: crashTable,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }

@@ -3,6 +3,8 @@ package group
 import (
 	"fmt"
 	"math"
+	"slices"
+	"time"
 
 	"ramzban/keyservice/store"
 )
@@ -10,7 +12,7 @@ import (
 // Decision says what becomes of a batch's members, and which rows it leaves.
 type Decision struct {
 	Accepted []*Member // in index order
-	Refused  []*Member // a precondition does not hold
+	Refused  []*Member // a precondition does not hold, or it is too late
 	Written  map[store.Key]Write
 }
 
@@ -18,15 +20,21 @@ type Decision struct {
 // nobody has seen it.
 const written = store.Version(math.MaxUint64)
 
-// Decide takes the members in turn; each sees the writes of those before it, and otherwise the versions given.
-func Decide(members []*Member, version func(store.Key) (store.Version, error)) (Decision, error) {
+// Timed tells whether a member can be too late: then Decide needs the time.
+func Timed(members []*Member) bool {
+	return slices.ContainsFunc(members, func(m *Member) bool { return !m.Until.IsZero() })
+}
+
+// Decide takes the members in turn; each sees the writes of those before it, and otherwise the versions given. now is the
+// store's time at which those versions were current.
+func Decide(members []*Member, now time.Time, version func(store.Key) (store.Version, error)) (Decision, error) {
 	d := Decision{Written: make(map[store.Key]Write, 2*len(members))}
 	for _, m := range members {
 		holds, err := d.holds(m.Require, version)
 		if err != nil {
 			return Decision{}, err
 		}
-		if !holds {
+		if !holds || m.late(now) {
 			d.Refused = append(d.Refused, m)
 			continue
 		}
@@ -37,6 +45,8 @@ func Decide(members []*Member, version func(store.Key) (store.Version, error)) (
 	}
 	return d, nil
 }
+
+func (m *Member) late(now time.Time) bool { return !m.Until.IsZero() && !now.Before(m.Until) }
 
 func (d Decision) holds(require []store.Require, version func(store.Key) (store.Version, error)) (bool, error) {
 	for _, r := range require {

@@ -6,6 +6,7 @@ package group
 
 import (
 	"bytes"
+	"time"
 
 	"ramzban/keyservice/store"
 )
@@ -29,6 +30,7 @@ func (w Weight) Fits(limit Weight) bool { return w.Rows <= limit.Rows && w.Bytes
 type Member struct {
 	Require []store.Require
 	Writes  []Write
+	Until   time.Time // zero: none
 	Entry   []byte
 	Weight  Weight // without preconditions
 
@@ -56,6 +58,7 @@ func NewMember(c store.Change, rowBytes int64) (*Member, error) {
 	m := &Member{
 		Require: append([]store.Require(nil), c.Require...),
 		Writes:  make([]Write, 0, len(c.Put)+len(c.Delete)),
+		Until:   c.Until,
 		Entry:   bytes.Clone(c.Entry),
 		Weight:  Weight{Rows: EntryRows, Bytes: 2*int64(len(c.Entry)) + EntryBytes},
 		done:    make(chan answer, 1),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -20,6 +21,9 @@ const (
 	lockForWriting = `SELECT key, version FROM rows WHERE key = ANY($1) ORDER BY key FOR UPDATE`
 	lockForReading = `SELECT key, version FROM rows WHERE key = ANY($1) ORDER BY key FOR SHARE`
 )
+
+// timeQuery asks for the store's clock, not for when the transaction began.
+const timeQuery = `SELECT clock_timestamp()`
 
 // The writes of a batch. unnest keeps the order of its arrays.
 const (
@@ -73,10 +77,11 @@ func (c *committer) try(members []*group.Member) (batch, error) {
 // fill does everything but COMMIT.
 func (c *committer) fill(s *session, members []*group.Member) (b batch, err error) {
 	b.first = c.next
-	if b.versions, err = s.lock(members); err != nil {
+	var now time.Time
+	if b.versions, now, err = s.lock(members); err != nil {
 		return b, fmt.Errorf("pgstore: locking a batch's rows: %w", err)
 	}
-	b.Decision, err = group.Decide(members, func(k store.Key) (store.Version, error) { return b.versions[k], nil })
+	b.Decision, err = group.Decide(members, now, func(k store.Key) (store.Version, error) { return b.versions[k], nil })
 	if err != nil || len(b.Accepted) == 0 {
 		return b, err
 	}
@@ -90,8 +95,8 @@ func (c *committer) fill(s *session, members []*group.Member) (b batch, err erro
 }
 
 // lock begins the transaction, and locks all rows that members name, in the order of keys: one statement for each run of
-// keys to be locked alike. It returns the versions of those that exist.
-func (s *session) lock(members []*group.Member) (map[store.Key]store.Version, error) {
+// keys to be locked alike. It returns the versions of those that exist and, if a member can be too late, the time then.
+func (s *session) lock(members []*group.Member) (versions map[store.Key]store.Version, now time.Time, err error) {
 	writes := map[store.Key]bool{}
 	for _, m := range members {
 		for _, r := range m.Require {
@@ -103,7 +108,7 @@ func (s *session) lock(members []*group.Member) (map[store.Key]store.Version, er
 			writes[w.Key] = true
 		}
 	}
-	versions := make(map[store.Key]store.Version, len(writes))
+	versions = make(map[store.Key]store.Version, len(writes))
 	exchange := &pgx.Batch{}
 	exchange.Queue(beginStatement)
 	for keys := slices.Sorted(maps.Keys(writes)); len(keys) > 0; {
@@ -117,7 +122,11 @@ func (s *session) lock(members []*group.Member) (map[store.Key]store.Version, er
 		}
 		exchange.Queue(statement, run).Query(func(rows pgx.Rows) error { return scanVersions(rows, versions) })
 	}
-	return versions, s.exchange(exchange)
+	if group.Timed(members) {
+		exchange.Queue(timeQuery).QueryRow(func(row pgx.Row) error { return row.Scan(&now) })
+	}
+	err = s.exchange(exchange)
+	return versions, now, err
 }
 
 func scanVersions(rows pgx.Rows, versions map[store.Key]store.Version) error {

@@ -11,8 +11,8 @@ import (
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
 		dsn := pgtest.Database(t)
-		return storetest.Harness{Open: func(t testing.TB, seq store.Sequencer) storetest.Store {
-			return openTest(t, Options{DSN: dsn, Sequencer: seq})
+		return storetest.Harness{Open: func(t testing.TB, node string, seq store.Sequencer) storetest.Store {
+			return openTest(t, Options{DSN: dsn, Node: node, Sequencer: seq})
 		}}
 	})
 }

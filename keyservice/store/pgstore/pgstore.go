@@ -32,7 +32,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -77,7 +76,7 @@ const (
 // Options say where the database is and who uses it.
 type Options struct {
 	DSN  string // as libpq reads it, TLS settings included; several hosts with target_session_attrs=read-write
-	Node string // the node's name: 1 to 63 of a-z, 0-9 and hyphens. One process at a time may have it
+	Node string // the node's name, see store.CheckNode. One process at a time may have it
 
 	Expect Expectation // what Open demands to find; the zero value: nothing
 
@@ -106,8 +105,6 @@ const (
 	ExpectNew              // no node has; else ErrPresent. Of nodes that begin at once, one does
 )
 
-var nodeName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
-
 func (o Options) withDefaults() Options {
 	if o.MaxConns == 0 {
 		o.MaxConns = DefaultMaxConns
@@ -125,9 +122,10 @@ func (o Options) withDefaults() Options {
 }
 
 func (o Options) check() error {
+	if err := store.CheckNode(o.Node); err != nil {
+		return fmt.Errorf("%w: %w", ErrOptions, err)
+	}
 	switch {
-	case !nodeName.MatchString(o.Node):
-		return fmt.Errorf("%w: the node's name %q is not 1 to 63 of a-z, 0-9 and hyphens", ErrOptions, o.Node)
 	case o.MaxConns < 2:
 		return fmt.Errorf("%w: %d connections for reading: 2 are the least", ErrOptions, o.MaxConns)
 	case o.StatementTimeout < 2*time.Millisecond:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -92,36 +93,60 @@ func (s *Store) Get(ctx context.Context, keys ...store.Key) ([]store.Item, error
 	return items, nil
 }
 
-// get asks a second time if the connection was broken, as all are when the server was restarted.
-func (r *readers) get(ctx context.Context, keys []store.Key) (map[store.Key]store.Item, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.opts.StatementTimeout)
-	defer cancel()
-	found, err := r.ask(ctx, keys)
-	if errors.Is(err, errBroken) && ctx.Err() == nil {
-		r.pool.Reset()
-		found, err = r.ask(ctx, keys)
+// Now implements store.Store: the time of the server that is written to.
+func (s *Store) Now(ctx context.Context) (now time.Time, err error) {
+	if err := s.reads.ready(); err != nil {
+		return time.Time{}, err
 	}
-	if err == nil {
-		return found, nil
+	err = s.reads.twice(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return broken(conn, conn.QueryRow(ctx, timeQuery).Scan(&now))
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("pgstore: asking for the time: %w", err)
 	}
-	if closed := r.ready(); closed != nil { // meanwhile
-		return nil, closed
-	}
-	return nil, fmt.Errorf("pgstore: reading rows: %w", err)
+	return now, nil
 }
 
-func (r *readers) ask(ctx context.Context, keys []store.Key) (map[store.Key]store.Item, error) {
+// get is one statement.
+func (r *readers) get(ctx context.Context, keys []store.Key) (found map[store.Key]store.Item, err error) {
+	err = r.twice(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		found = make(map[store.Key]store.Item, len(keys))
+		return query(ctx, conn, func(i store.Item) error {
+			found[i.Key] = i
+			return nil
+		}, `SELECT key, value, version FROM rows WHERE key = ANY($1)`, bytesOf(keys))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pgstore: reading rows: %w", err)
+	}
+	return found, nil
+}
+
+// twice asks, and a second time if the connection was broken, as all are when the server was restarted.
+func (r *readers) twice(ctx context.Context, ask func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, r.opts.StatementTimeout)
+	defer cancel()
+	err := r.ask(ctx, ask)
+	if errors.Is(err, errBroken) && ctx.Err() == nil {
+		r.pool.Reset()
+		err = r.ask(ctx, ask)
+	}
+	if err == nil {
+		return nil
+	}
+	if closed := r.ready(); closed != nil { // meanwhile
+		return closed
+	}
+	return err
+}
+
+func (r *readers) ask(ctx context.Context, ask func(context.Context, *pgx.Conn) error) error {
 	conn, err := r.pool.Acquire(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Release()
-	found := make(map[store.Key]store.Item, len(keys))
-	err = query(ctx, conn.Conn(), func(i store.Item) error {
-		found[i.Key] = i
-		return nil
-	}, `SELECT key, value, version FROM rows WHERE key = ANY($1)`, bytesOf(keys))
-	return found, err
+	return ask(ctx, conn.Conn())
 }
 
 func bytesOf(keys []store.Key) [][]byte {

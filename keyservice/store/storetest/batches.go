@@ -59,6 +59,22 @@ func testDenseIndexes(t *testing.T, h Harness) {
 	requireDense(t, s, len(seen))
 }
 
+// testIndexesOfNodes: every name has a log of its own, whoever wrote in between.
+func testIndexesOfNodes(t *testing.T, h Harness) {
+	next := map[string]int{}
+	for round, node := range []string{"a", "b", "a", "a-1", "b", "a"} {
+		s := h.openAs(t, node, logEntriesOf(node))
+		for range round + 1 {
+			require.EqualValues(t, next[node], commit(t, s, put("k", node)), "node %s in round %d", node, round)
+			next[node]++
+		}
+		for of, count := range next {
+			requireDenseOf(t, s, of, count)
+		}
+		require.NoError(t, s.Close())
+	}
+}
+
 // collide returns the indexes that writers of few rows got.
 func collide(t *testing.T, s store.Store) []uint64 {
 	const writers, rounds, rows = 16, 12, 4

@@ -24,9 +24,9 @@ type Store interface {
 
 // Harness is one database, empty at first.
 type Harness struct {
-	// Open opens the database with a sequencer (nil: none) or fails the test. The suite closes it before it calls Open
-	// again.
-	Open func(testing.TB, store.Sequencer) Store
+	// Open opens the database as a node with a sequencer (nil: none) or fails the test. The suite closes it before it calls
+	// Open again.
+	Open func(t testing.TB, node string, seq store.Sequencer) Store
 }
 
 // LongVariable chooses the long forms of the tests when its value is 1.
@@ -51,10 +51,14 @@ func Run(t *testing.T, fresh func(*testing.T) Harness) {
 		{"rows only read are preconditions too", testReadOnlyPrecondition},
 		{"versions never come back", testVersionsNeverComeBack},
 		{"one of many creators wins", testOneCreatorWins},
+		{"the clock goes on", testClock},
+		{"too late", testTooLate},
+		{"too late beside others", testTooLateAmongMany},
 		{"an entry is mandatory", testEntryMandatory},
 		{"limits", testLimits},
 		{"one stale member among 256", testStaleAmongMany},
 		{"indexes are dense", testDenseIndexes},
+		{"each node has its own indexes", testIndexesOfNodes},
 		{"the sequencer is called in index order", testSequencerOrder},
 		{"a sequencer's error fails the batch", testSequencerError},
 		{"get", testGet},
@@ -74,9 +78,12 @@ func Run(t *testing.T, fresh func(*testing.T) Harness) {
 	}
 }
 
-// open opens the database and closes it at the end of the test; closing twice does no harm.
-func (h Harness) open(t testing.TB, seq store.Sequencer) Store {
-	s := h.Open(t, seq)
+// open opens the database as node "a".
+func (h Harness) open(t testing.TB, seq store.Sequencer) Store { return h.openAs(t, "a", seq) }
+
+// openAs opens the database and closes it at the end of the test; closing twice does no harm.
+func (h Harness) openAs(t testing.TB, node string, seq store.Sequencer) Store {
+	s := h.Open(t, node, seq)
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Errorf("closing: %v", err)
@@ -142,26 +149,42 @@ func scanSnapshot(t testing.TB, snap store.Snapshot, prefix, from store.Key) []s
 }
 
 // entryPrefix begins the rows that logEntries writes.
-const entryPrefix store.Key = "entry/"
+const entryPrefix store.Key = "entry/a/"
 
-func entryKey(index uint64) store.Key { return store.Key(fmt.Sprintf("%s%020d", entryPrefix, index)) }
+func entryKey(index uint64) store.Key { return entryKeyOf("a", index) }
 
-// logEntries is a Sequencer that keeps every entry in a row of its own.
-func logEntries(first uint64, entries [][]byte) ([]store.Put, error) {
-	puts := make([]store.Put, len(entries))
-	for i, e := range entries {
-		puts[i] = store.Put{Key: entryKey(first + uint64(i)), Value: e}
-	}
-	return puts, nil
+func entryKeyOf(node string, index uint64) store.Key {
+	return store.Key(fmt.Sprintf("entry/%s/%020d", node, index))
 }
 
-// requireDense fails the test unless the entries' rows have the indexes 0 to count-1.
+// logEntries is node a's Sequencer.
+func logEntries(first uint64, entries [][]byte) ([]store.Put, error) {
+	return logEntriesOf("a")(first, entries)
+}
+
+// logEntriesOf is a Sequencer that keeps every entry in a row of its own.
+func logEntriesOf(node string) store.Sequencer {
+	return func(first uint64, entries [][]byte) ([]store.Put, error) {
+		puts := make([]store.Put, len(entries))
+		for i, e := range entries {
+			puts[i] = store.Put{Key: entryKeyOf(node, first+uint64(i)), Value: e}
+		}
+		return puts, nil
+	}
+}
+
+// requireDense fails the test unless the rows of node a's entries have the indexes 0 to count-1.
 func requireDense(t testing.TB, s store.Store, count int) {
 	t.Helper()
-	items := scan(t, s, entryPrefix, "")
+	requireDenseOf(t, s, "a", count)
+}
+
+func requireDenseOf(t testing.TB, s store.Store, node string, count int) {
+	t.Helper()
+	items := scan(t, s, store.Key("entry/"+node+"/"), "")
 	require.Len(t, items, count)
 	for i, item := range items {
-		require.Equal(t, entryKey(uint64(i)), item.Key)
+		require.Equal(t, entryKeyOf(node, uint64(i)), item.Key)
 	}
 }
 
