@@ -161,9 +161,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", ErrOptions, oneLine(err.Error())) // without the password: pgx leaves it out
 	}
-	if err := checkTLS(config.ConnConfig); err != nil {
-		return nil, err
-	}
 	s, err := open(ctx, o, config)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", refused(err))
@@ -172,6 +169,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error) {
+	if err := checkTLS(config.ConnConfig); err != nil {
+		return nil, err
+	}
 	if err := prepare(ctx, o, config.ConnConfig); err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package pgtest
+package pgserver
 
 import (
 	"bytes"
@@ -23,9 +23,8 @@ const (
 	stopLimit  = 30 * time.Second
 )
 
-// settings of every server: no network, little memory, many sessions.
+// settings of every server: little memory, many sessions.
 const baseSettings = `
-listen_addresses = ''
 unix_socket_permissions = 0700
 shared_buffers = 64MB
 max_connections = 200
@@ -34,34 +33,51 @@ dynamic_shared_memory_type = mmap
 log_min_messages = log
 `
 
+// socketPort is in the name of the socket of a server without TCP.
+const socketPort = 5432
+
+// Options say where a server's folder is and how others than its own account reach it.
+type Options struct {
+	Parent   string   // the folder in which its own is made
+	Settings []string // more lines for postgresql.conf
+
+	// Port is the TCP port on 127.0.0.1; 0: only the socket in the folder, which this process's user and root reach.
+	Port int
+	// Password is the superuser's, asked for over TCP; "": nobody is asked for one.
+	Password string
+	// Files are put into the data directory by name, for the server's account alone.
+	Files map[string][]byte
+}
+
 // Server is a PostgreSQL server in a folder of its own, listening on a socket in it.
 type Server struct {
+	opts     Options
 	bin, dir string
 	account  *syscall.Credential // nil: this process's own
 	process  *process
 }
 
-// start makes a folder and a database cluster in it, and starts the server.
-func start(parent string, settings []string) (*Server, error) {
+// New makes a folder and a database cluster in it, and starts the server. It ends with this process at the latest.
+func New(o Options) (*Server, error) {
 	bin, err := programs()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin}
+	s := &Server{opts: o, bin: bin}
 	if s.account, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	if err := sweep(parent); err != nil {
+	if err := sweep(o.Parent); err != nil {
 		return nil, err
 	}
-	if s.dir, err = makeDir(parent, s.account); err != nil {
+	if s.dir, err = makeDir(o.Parent, s.account); err != nil {
 		return nil, err
 	}
-	if err := s.initialise(settings); err != nil {
+	if err := s.initialise(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(s.dir))
 	}
 	if err := s.Start(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(s.dir))
+		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
 }
@@ -76,15 +92,15 @@ func unprivileged() (*syscall.Credential, error) {
 		account, err = user.Lookup("nobody")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("pgtest: no account to run PostgreSQL under: %w", err)
+		return nil, fmt.Errorf("pgserver: no account to run PostgreSQL under: %w", err)
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
 	if err != nil {
-		return nil, fmt.Errorf("pgtest: %w", err)
+		return nil, fmt.Errorf("pgserver: %w", err)
 	}
 	gid, err := strconv.ParseUint(account.Gid, 10, 32)
 	if err != nil {
-		return nil, fmt.Errorf("pgtest: %w", err)
+		return nil, fmt.Errorf("pgserver: %w", err)
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
@@ -95,36 +111,70 @@ func (s *Server) Data() string { return filepath.Join(s.dir, "data") }
 func (s *Server) log() string { return filepath.Join(s.dir, "log") }
 
 // initialise makes the database cluster.
-func (s *Server) initialise(settings []string) error {
-	initdb := exec.Command(filepath.Join(s.bin, "initdb"), "--pgdata="+s.Data(), "--username="+superuser, "--auth=trust",
-		"--encoding=UTF8", "--no-locale", "--no-sync")
+func (s *Server) initialise() error {
+	args := []string{"--pgdata=" + s.Data(), "--username=" + Superuser, "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"}
+	if s.opts.Password != "" {
+		file := filepath.Join(s.dir, "password")
+		if err := s.write(file, []byte(s.opts.Password)); err != nil {
+			return err
+		}
+		args = append(args, "--auth-host=scram-sha-256", "--pwfile="+file)
+	}
+	initdb := exec.Command(filepath.Join(s.bin, "initdb"), args...)
 	initdb.Dir, initdb.SysProcAttr = s.dir, &syscall.SysProcAttr{Credential: s.account}
 	if out, err := initdb.CombinedOutput(); err != nil {
-		return fmt.Errorf("pgtest: initdb: %w: %s", err, bytes.TrimSpace(out))
+		return fmt.Errorf("pgserver: initdb: %w: %s", err, bytes.TrimSpace(out))
 	}
+	for name, content := range s.opts.Files {
+		if err := s.write(filepath.Join(s.Data(), name), content); err != nil {
+			return err
+		}
+	}
+	return s.configure()
+}
+
+func (s *Server) configure() error {
+	network := "listen_addresses = ''"
+	if s.opts.Port != 0 {
+		network = fmt.Sprintf("listen_addresses = '127.0.0.1'\nport = %d", s.opts.Port)
+	}
+	lines := baseSettings + network + "\nunix_socket_directories = '" + s.dir + "'\n" + strings.Join(s.opts.Settings, "\n") + "\n"
 	conf, err := os.OpenFile(filepath.Join(s.Data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
-		return fmt.Errorf("pgtest: %w", err)
+		return fmt.Errorf("pgserver: %w", err)
 	}
-	lines := baseSettings + "unix_socket_directories = '" + s.dir + "'\n" + strings.Join(settings, "\n") + "\n"
 	_, err = conf.WriteString(lines)
 	return errors.Join(err, conf.Close())
+}
+
+// write makes a file that only the server's account can read.
+func (s *Server) write(path string, content []byte) error {
+	err := os.WriteFile(path, content, 0o600)
+	if err == nil && s.account != nil {
+		err = os.Chown(path, int(s.account.Uid), int(s.account.Gid))
+	}
+	if err != nil {
+		return fmt.Errorf("pgserver: %w", err)
+	}
+	return nil
 }
 
 // Start starts the server, again after Kill or Stop, and waits until it answers.
 func (s *Server) Start() error {
 	log, err := os.OpenFile(s.log(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("pgtest: %w", err)
+		return fmt.Errorf("pgserver: %w", err)
 	}
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.Data())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
-	// SIGQUIT is PostgreSQL's immediate shutdown: it ends the server's children too.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.account, Pdeathsig: syscall.SIGQUIT}
-	if s.process, err = launch(cmd); err != nil {
-		return fmt.Errorf("pgtest: %w", err)
+	// SIGQUIT is PostgreSQL's immediate shutdown: it ends the server's children too. A key pressed at a terminal is for us.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.account, Pdeathsig: syscall.SIGQUIT, Setpgid: true}
+	started, err := launch(cmd)
+	if err != nil {
+		return fmt.Errorf("pgserver: %w", err)
 	}
+	s.process = started
 	return s.waitReady()
 }
 
@@ -140,9 +190,9 @@ func (s *Server) waitReady() error {
 		}
 		select {
 		case <-s.process.ended:
-			return fmt.Errorf("pgtest: the server ended at once: %s", s.lastLog())
+			return fmt.Errorf("pgserver: the server ended at once: %s", s.lastLog())
 		case <-ctx.Done():
-			return fmt.Errorf("pgtest: the server does not answer: %w: %s", err, s.lastLog())
+			return fmt.Errorf("pgserver: the server does not answer: %w: %s", err, s.lastLog())
 		case <-tick.C:
 		}
 	}
@@ -160,7 +210,8 @@ func (s *Server) lastLog() string {
 // PID is the postmaster's.
 func (s *Server) PID() int { return s.process.pid }
 
-func (s *Server) running() bool {
+// Running says whether the server has been started and has not ended.
+func (s *Server) Running() bool {
 	select {
 	case <-s.process.ended:
 		return false
@@ -172,7 +223,7 @@ func (s *Server) running() bool {
 // Kill ends the postmaster with SIGKILL and waits until its children, which notice, have left the folder.
 func (s *Server) Kill() error {
 	if err := syscall.Kill(s.process.pid, syscall.SIGKILL); err != nil {
-		return fmt.Errorf("pgtest: %w", err)
+		return fmt.Errorf("pgserver: %w", err)
 	}
 	<-s.process.ended
 	return s.waitAbandoned()
@@ -190,7 +241,7 @@ func (s *Server) waitAbandoned() error {
 		}
 		select {
 		case <-late:
-			return fmt.Errorf("pgtest: %d processes of the killed server are still there", left)
+			return fmt.Errorf("pgserver: %d processes of the killed server are still there", left)
 		case <-tick.C:
 		}
 	}
@@ -198,15 +249,18 @@ func (s *Server) waitAbandoned() error {
 
 // Stop ends the server, without waiting for its clients, and removes its folder. A second call does nothing.
 func (s *Server) Stop() error {
-	if s.running() {
+	if s.process == nil { // it never was
+		return os.RemoveAll(s.dir)
+	}
+	if s.Running() {
 		if err := syscall.Kill(s.process.pid, syscall.SIGQUIT); err != nil {
-			return fmt.Errorf("pgtest: %w", err)
+			return fmt.Errorf("pgserver: %w", err)
 		}
 	}
 	select {
 	case <-s.process.ended:
 	case <-time.After(stopLimit):
-		return fmt.Errorf("pgtest: the server does not end: %s", s.lastLog())
+		return fmt.Errorf("pgserver: the server does not end: %s", s.lastLog())
 	}
 	return errors.Join(s.waitAbandoned(), os.RemoveAll(s.dir))
 }
@@ -232,5 +286,8 @@ func launch(cmd *exec.Cmd) (*process, error) {
 			close(p.ended)
 		}
 	}()
-	return p, <-started
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
 }

@@ -1,4 +1,4 @@
-package pgtest
+package pgserver
 
 import (
 	"errors"
@@ -11,10 +11,10 @@ import (
 )
 
 // prefix begins the names of the servers' folders.
-const prefix = "ramzban-pgtest-"
+const prefix = "ramzban-postgres-"
 
-// memory returns a file system in memory where there is one: fsync is on, as pgstore demands, and costs nothing.
-func memory() string {
+// Memory returns a folder of a file system in memory where there is one: fsync is on, as pgstore demands, and costs nothing.
+func Memory() string {
 	const shm = "/dev/shm"
 	if info, err := os.Stat(shm); err == nil && info.IsDir() {
 		return shm
@@ -29,12 +29,12 @@ func makeDir(parent string, account *syscall.Credential) (string, error) {
 	for range 5 {
 		dir, err := os.MkdirTemp(parent, prefix)
 		if err != nil {
-			return "", fmt.Errorf("pgtest: %w", err)
+			return "", fmt.Errorf("pgserver: %w", err)
 		}
 		if err = hold(dir, account); err == nil {
 			return dir, nil
 		}
-		failed = errors.Join(fmt.Errorf("pgtest: %w", err), os.RemoveAll(dir))
+		failed = errors.Join(fmt.Errorf("pgserver: %w", err), os.RemoveAll(dir))
 	}
 	return "", failed
 }
@@ -61,11 +61,11 @@ func lock(dir string) (fd int, err error) {
 	return fd, nil
 }
 
-// sweep removes what killed test processes left behind; their servers have ended with them.
+// sweep removes what killed processes left behind; their servers have ended with them.
 func sweep(parent string) error {
 	left, err := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	if err != nil {
-		return fmt.Errorf("pgtest: %w", err)
+		return fmt.Errorf("pgserver: %w", err)
 	}
 	for _, dir := range left {
 		fd, err := lock(dir)
@@ -77,7 +77,7 @@ func sweep(parent string) error {
 			err = os.RemoveAll(dir)
 		}
 		if err = errors.Join(err, syscall.Close(fd)); err != nil {
-			return fmt.Errorf("pgtest: %w", err)
+			return fmt.Errorf("pgserver: %w", err)
 		}
 	}
 	return nil
@@ -87,7 +87,7 @@ func sweep(parent string) error {
 func processesIn(dir string) (int, error) {
 	links, err := filepath.Glob("/proc/[0-9]*/cwd")
 	if err != nil {
-		return 0, fmt.Errorf("pgtest: %w", err)
+		return 0, fmt.Errorf("pgserver: %w", err)
 	}
 	n := 0
 	for _, link := range links {
@@ -95,7 +95,7 @@ func processesIn(dir string) (int, error) {
 		case err == nil && strings.TrimSuffix(at, " (deleted)") == dir:
 			n++
 		case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.ESRCH):
-			return 0, fmt.Errorf("pgtest: %w", err)
+			return 0, fmt.Errorf("pgserver: %w", err)
 		}
 	}
 	return n, nil
