@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/store"
 )
 
 // keyError is a wrong value of one configuration key.
@@ -37,11 +38,8 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// nodeForm is what the database takes as the name of a node.
-var nodeForm = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
-
 func (c Config) checkNode() error {
-	if !nodeForm.MatchString(c.Node) {
+	if store.CheckNode(c.Node) != nil {
 		return wrong("node", "name this server with 1 to 63 small letters, digits and hyphens")
 	}
 	return nil

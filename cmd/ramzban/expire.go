@@ -17,6 +17,11 @@ func (n *node) startJobs(ctx context.Context) {
 		defer hourly.Stop()
 		expireRows(ctx, hourly.C, n.service.Expire, n.log)
 	})
+	n.jobs.Go(func() {
+		minutely := time.NewTicker(skewEvery)
+		defer minutely.Stop()
+		n.skew.watch(ctx, minutely.C, n.log)
+	})
 }
 
 func (n *node) endJobs() {

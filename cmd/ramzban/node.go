@@ -33,6 +33,7 @@ type node struct {
 	newDatabase bool // the database is to be made
 
 	service    *keyservice.Service
+	skew       *skew
 	jobs       sync.WaitGroup // what runs without being asked; see startJobs
 	cancelJobs context.CancelFunc
 }
@@ -93,7 +94,8 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	if n.db, err = openStore(ctx, n.config, engineOptions{create: n.newDatabase, sequencer: log.Sequence, clock: n.clock, log: n.log}); err != nil {
 		return nil, err
 	}
-	registry.MustRegister(hsmMetrics{stats: n.hsm.Stats})
+	n.skew = &skew{now: n.clock, store: n.db.Now}
+	registry.MustRegister(hsmMetrics{stats: n.hsm.Stats}, n.skew.metric())
 	service, err := keyservice.New(ctx, keyservice.Config{
 		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, n.config.Store), Audit: log, Node: n.config.Node,
 		Profiles: n.config.profiles(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
