@@ -6,6 +6,7 @@ import (
 
 	"ramzban/api/wire"
 	"ramzban/keyservice"
+	"ramzban/keyservice/audit"
 	"ramzban/keyservice/otp"
 )
 
@@ -57,14 +58,14 @@ func tokenAnswer(t keyservice.TokenView) wire.TokenAnswer {
 func verificationAnswer(v keyservice.Verdict) wire.VerificationAnswer {
 	return wire.VerificationAnswer{
 		Result: result(v.Accepted), Reason: string(v.Reason), Serial: v.Serial, Kind: v.Kind, Bound: v.Bound,
-		RetryAfterSeconds: seconds(v.RetryAfter), Audit: wire.Audit{Index: v.AuditIndex},
+		RetryAfterSeconds: seconds(v.RetryAfter), Audit: auditPosition(v.Audit),
 	}
 }
 
 func resyncAnswer(serial string, v keyservice.ResyncVerdict) wire.ResyncAnswer {
 	return wire.ResyncAnswer{
 		Serial: serial, Result: result(v.Accepted), Reason: string(v.Reason), DriftSeconds: int(v.Drift / time.Second),
-		RetryAfterSeconds: seconds(v.RetryAfter), Audit: wire.Audit{Index: v.AuditIndex},
+		RetryAfterSeconds: seconds(v.RetryAfter), Audit: auditPosition(v.Audit),
 	}
 }
 
@@ -94,10 +95,20 @@ func auditAnswer(from uint64, entries []keyservice.LoggedEntry) wire.AuditAnswer
 	return a
 }
 
+func auditPosition(p audit.Position) wire.Audit { return wire.Audit{Node: p.Node, Index: p.Index} }
+
+func auditLogsAnswer(logs []keyservice.AuditLog) wire.AuditLogsAnswer {
+	a := wire.AuditLogsAnswer{Logs: make([]wire.AuditLog, len(logs))}
+	for i, l := range logs {
+		a.Logs[i] = wire.AuditLog(l)
+	}
+	return a
+}
+
 func comparisonAnswer(found []keyservice.Discrepancy) wire.ComparisonAnswer {
 	a := wire.ComparisonAnswer{Discrepancies: make([]wire.Discrepancy, len(found))}
 	for i, d := range found {
-		a.Discrepancies[i] = wire.Discrepancy{Serial: d.Serial, What: d.What, Logged: d.Logged, Stored: d.Stored}
+		a.Discrepancies[i] = wire.Discrepancy(d)
 	}
 	return a
 }

@@ -104,7 +104,7 @@ var (
 		Guesses: []wire.UseGuesses{{Use: "second-pin", Misses: 1}},
 	}
 	exampleEntry = wire.AuditEntry{
-		Index: 1842, Time: exampleTime, Node: "n1", Actor: "core", Action: "otp.verify", Outcome: "accepted", Serial: exampleSerial,
+		Index: 1842, Time: exampleTime, Node: "node-1", Actor: "core", Action: "otp.verify", Outcome: "accepted", Serial: exampleSerial,
 		Use: "second-pin", RequestID: exampleID, Commitment: exampleBytes(32), Revision: 3, Next: 29887921, State: 7,
 	}
 )
@@ -173,8 +173,8 @@ var examples = map[string]example{
 			"card":   wire.VerificationRequest{Class: "card", Subject: exampleCard, Use: "second-pin", OTP: examplePassword, Transaction: examplePayment},
 		},
 		forms{
-			"accepted": wire.VerificationAnswer{Result: "accepted", Serial: exampleSerial, Kind: "offline", Audit: wire.Audit{Index: 1842}},
-			"refused":  wire.VerificationAnswer{Result: "refused", Reason: "already_used", Serial: exampleSerial, Audit: wire.Audit{Index: 1843}},
+			"accepted": wire.VerificationAnswer{Result: "accepted", Serial: exampleSerial, Kind: "offline", Audit: wire.Audit{Node: "node-1", Index: 1842}},
+			"refused":  wire.VerificationAnswer{Result: "refused", Reason: "already_used", Serial: exampleSerial, Audit: wire.Audit{Node: "node-1", Index: 1843}},
 		},
 	},
 	"challenge": {
@@ -192,11 +192,13 @@ var examples = map[string]example{
 	}},
 	"resync": {
 		wire.ResyncRequest{OTP1: examplePassword, OTP2: "170284"},
-		wire.ResyncAnswer{Serial: exampleSerial, Result: "accepted", DriftSeconds: 120, Audit: wire.Audit{Index: 1844}},
+		wire.ResyncAnswer{Serial: exampleSerial, Result: "accepted", DriftSeconds: 120, Audit: wire.Audit{Node: "node-1", Index: 1844}},
 	},
+	"audit-logs":    {answer: wire.AuditLogsAnswer{Logs: []wire.AuditLog{{Node: "node-1", Entries: 1843}, {Node: "node-2", Entries: 971}}}},
 	"audit-entries": {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843}},
 	"compare-audit": {answer: forms{
-		"agreed":   wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{}},
-		"put back": wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{{Serial: exampleSerial, What: "next moving factor", Logged: 29887921, Stored: 29887919}}},
+		"agreed":                   wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{}},
+		"put back":                 wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{{Serial: exampleSerial, What: "next moving factor", Logged: 29887921, Stored: 29887919}}},
+		"two nodes wrote the same": wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{{Serial: exampleSerial, What: "logged twice", Node: "node-2", Logged: 970}}},
 	}},
 }

@@ -22,7 +22,7 @@ var answerTypes = map[string]any{
 	"TokenAnswer": wire.TokenAnswer{}, "UsesAnswer": wire.UsesAnswer{}, "SubjectTokensAnswer": wire.SubjectTokensAnswer{},
 	"SubjectDeactivationAnswer": wire.SubjectDeactivationAnswer{}, "ImportKeyAnswer": wire.ImportKeyAnswer{},
 	"VerificationAnswer": wire.VerificationAnswer{}, "ChallengeAnswer": wire.ChallengeAnswer{}, "CodeAnswer": wire.CodeAnswer{},
-	"ResyncAnswer": wire.ResyncAnswer{}, "AuditAnswer": wire.AuditAnswer{}, "ComparisonAnswer": wire.ComparisonAnswer{},
+	"ResyncAnswer": wire.ResyncAnswer{}, "AuditAnswer": wire.AuditAnswer{}, "AuditLogsAnswer": wire.AuditLogsAnswer{}, "ComparisonAnswer": wire.ComparisonAnswer{},
 	"TimeAnswer": wire.TimeAnswer{}, "BulkAnswer": wire.BulkAnswer{}, "BulkResult": wire.BulkResult{},
 }
 

@@ -46,7 +46,7 @@ func TestPasswordRoutesReachTheirUseCases(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, wire.VerificationAnswer{
-		Result: "accepted", Serial: "402519938461", Kind: "sms", Bound: true, Audit: wire.Audit{Index: 1843},
+		Result: "accepted", Serial: "402519938461", Kind: "sms", Bound: true, Audit: wire.Audit{Node: "n1", Index: 1843},
 	}, verdict)
 	asked, err := verifier.Challenge(ctx, wire.ChallengeRequest{Class: "card", Subject: "6037991234567893", Use: "second-pin", Transaction: sentTransaction})
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func TestPasswordRoutesReachTheirUseCases(t *testing.T) {
 	}, code)
 	found, err := w.goClient("activator").Resync(ctx, "402519938461", wire.ResyncRequest{OTP1: "492039", OTP2: "170284"})
 	require.NoError(t, err)
-	require.Equal(t, wire.ResyncAnswer{Serial: "402519938461", Result: "accepted", DriftSeconds: 120, Audit: wire.Audit{Index: 7}}, found)
+	require.Equal(t, wire.ResyncAnswer{Serial: "402519938461", Result: "accepted", DriftSeconds: 120, Audit: wire.Audit{Node: "n1", Index: 7}}, found)
 
 	in := rec.inputs()
 	require.Equal(t, keyservice.VerifyRequest{

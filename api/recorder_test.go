@@ -110,18 +110,22 @@ func (r *recorder) Deactivate(ctx context.Context, c authz.Caller, serial string
 }
 
 func (r *recorder) Verify(ctx context.Context, c authz.Caller, in keyservice.VerifyRequest) (keyservice.Verdict, error) {
-	v := keyservice.Verdict{Reason: keyservice.ReasonThrottled, Serial: in.Serial, RetryAfter: 1500 * time.Millisecond, AuditIndex: 1842, Repeated: r.repeats}
+	v := keyservice.Verdict{Reason: keyservice.ReasonThrottled, Serial: in.Serial, RetryAfter: 1500 * time.Millisecond, Audit: audit.Position{Node: "n1", Index: 1842}, Repeated: r.repeats}
 	if in.Subject.Reveal() != "" {
-		v = keyservice.Verdict{Accepted: true, Serial: someToken.Serial, Kind: "sms", Bound: true, AuditIndex: 1843, Repeated: r.repeats}
+		v = keyservice.Verdict{Accepted: true, Serial: someToken.Serial, Kind: "sms", Bound: true, Audit: audit.Position{Node: "n1", Index: 1843}, Repeated: r.repeats}
 	}
 	return v, r.note(ctx, "verify", c, in)
 }
 
-func (r *recorder) AuditEntries(ctx context.Context, c authz.Caller, from uint64, limit int) ([]keyservice.LoggedEntry, error) {
+func (r *recorder) AuditLogs(ctx context.Context, c authz.Caller) ([]keyservice.AuditLog, error) {
+	return []keyservice.AuditLog{{Node: "n1", Entries: 5}}, r.note(ctx, "logs", c, nil)
+}
+
+func (r *recorder) AuditEntries(ctx context.Context, c authz.Caller, node string, from uint64, limit int) ([]keyservice.LoggedEntry, error) {
 	e := keyservice.LoggedEntry{Index: from + 4, Entry: audit.Entry{
 		Time: someTime.UnixMilli(), Node: "n1", Actor: "core", Action: "otp.verify", Outcome: audit.Refused, Reason: "mismatch",
 	}}
-	return []keyservice.LoggedEntry{e}, r.note(ctx, "entries", c, limit)
+	return []keyservice.LoggedEntry{e}, r.note(ctx, "entries", c, asked{node, limit})
 }
 
 func (r *recorder) CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error) {
@@ -130,6 +134,12 @@ func (r *recorder) CompareAudit(ctx context.Context, c authz.Caller) ([]keyservi
 
 func (r *recorder) Remove(ctx context.Context, c authz.Caller, in keyservice.RemoveRequest) (keyservice.Status, error) {
 	return keyservice.Deactivated, r.note(ctx, "remove", c, in)
+}
+
+// asked is which entries were.
+type asked struct {
+	node  string
+	limit int
 }
 
 // setUses, setPIN, setMobile and endSubject are the inputs of use cases that take no struct.
@@ -169,7 +179,7 @@ func (r *recorder) Unlock(ctx context.Context, c authz.Caller, serial string) (k
 }
 
 func (r *recorder) Resync(ctx context.Context, c authz.Caller, in keyservice.ResyncRequest) (keyservice.ResyncVerdict, error) {
-	return keyservice.ResyncVerdict{Accepted: true, Drift: 2 * time.Minute, AuditIndex: 7}, r.note(ctx, "resync", c, in)
+	return keyservice.ResyncVerdict{Accepted: true, Drift: 2 * time.Minute, Audit: audit.Position{Node: "n1", Index: 7}}, r.note(ctx, "resync", c, in)
 }
 
 func (r *recorder) SubjectTokens(ctx context.Context, c authz.Caller, class string, subject seed.Subject) ([]keyservice.TokenView, error) {

@@ -31,7 +31,8 @@ type Service interface {
 	ImportKey(ctx context.Context, c authz.Caller) ([]byte, error)
 	Challenge(ctx context.Context, c authz.Caller, r keyservice.ChallengeRequest) (keyservice.Challenge, error)
 	Verify(ctx context.Context, c authz.Caller, r keyservice.VerifyRequest) (keyservice.Verdict, error)
-	AuditEntries(ctx context.Context, c authz.Caller, from uint64, limit int) ([]keyservice.LoggedEntry, error)
+	AuditLogs(ctx context.Context, c authz.Caller) ([]keyservice.AuditLog, error)
+	AuditEntries(ctx context.Context, c authz.Caller, node string, from uint64, limit int) ([]keyservice.LoggedEntry, error)
 	CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error)
 }
 

@@ -82,12 +82,15 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 	verdict, err := w.goClient("verifier").Verify(ctx, wire.VerificationRequest{Serial: "402519938461", Use: "second-pin", OTP: "492039"})
 	require.NoError(t, err)
 	require.Equal(t, wire.VerificationAnswer{
-		Result: "refused", Reason: "throttled", Serial: "402519938461", RetryAfterSeconds: 2, Audit: wire.Audit{Index: 1842},
+		Result: "refused", Reason: "throttled", Serial: "402519938461", RetryAfterSeconds: 2, Audit: wire.Audit{Node: "n1", Index: 1842},
 	}, verdict)
-	page, err := auditor.AuditEntries(ctx, 7, 50)
+	page, err := auditor.AuditEntries(ctx, "n1", 7, 50)
 	require.NoError(t, err)
 	require.Equal(t, uint64(12), page.Next)
 	require.Equal(t, uint64(11), page.Entries[0].Index)
+	logs, err := auditor.AuditLogs(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []wire.AuditLog{{Node: "n1", Entries: 5}}, logs.Logs)
 	none, err := auditor.CompareAudit(ctx)
 	require.NoError(t, err)
 	require.NotNil(t, none.Discrepancies)
@@ -100,7 +103,7 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 		seen[c.name] = c
 		require.NotEmpty(t, c.requestID)
 	}
-	require.Len(t, seen, 12, "every use case once")
+	require.Len(t, seen, 13, "every use case once")
 	require.Equal(t, authz.Caller{Name: "the-issuer", Roles: []authz.Role{authz.Issuer}}, seen["issue"].caller)
 	require.Equal(t, keyservice.IssueRequest{
 		Class: "card", Subject: seed.NewSubject("6037991234567893"), Channel: "app", Profile: "offline-60", Uses: []string{"second-pin"},
@@ -111,7 +114,7 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 		Channel: "app", KeyDER: []byte("key"),
 	}, seen["activate"].input)
 	require.Equal(t, keyservice.VerifyRequest{Serial: "402519938461", Subject: seed.NewSubject(""), Use: "second-pin", OTP: seed.NewPassword("492039")}, seen["verify"].input)
-	require.Equal(t, 50, seen["entries"].input)
+	require.Equal(t, asked{"n1", 50}, seen["entries"].input)
 }
 
 // TestErrorsOfUseCases: status from the error map, detail from the use case, cause in the log only.

@@ -265,7 +265,7 @@ func TestGuessesAtCodesAreNotTakenBack(t *testing.T) {
 	w.attack([]store.Put{older})
 	found, err := w.CompareAudit(context.Background(), auditor)
 	require.NoError(t, err)
-	require.Equal(t, []Discrepancy{{issued.Serial, "guess budget", 1, 0}}, found)
+	require.Equal(t, []Discrepancy{{Serial: issued.Serial, What: "guess budget", Logged: 1, Stored: 0}}, found)
 	w.attack([]store.Put{newest})
 	w.requireNothingFound()
 }

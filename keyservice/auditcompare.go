@@ -3,28 +3,29 @@ package keyservice
 import (
 	"context"
 	"errors"
+	"iter"
+	"strings"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/store"
 )
 
-// Discrepancy is a place where the database is not what the audit log says it must be: an older row was put back, a row
-// was removed (Stored 0), an entry of the log itself was changed or removed, or an entry gives a value that an earlier
-// one gave already: then an older row was put back before it, and has been written over since.
+// Discrepancy is a place where the database is not what the audit logs say it must be, or where they contradict each
+// other: an older row was put back (Stored is lower), a row was removed (Stored 0), an entry was changed or removed, an
+// entry claims a write that another one claimed already (an older row was put back before it, and has been written over
+// since), or writes that no entry tells of lie between Logged and Stored.
 type Discrepancy struct {
-	Serial string // empty for the log's own entries
+	Serial string // empty for the logs' own entries
 	What   string
+	Node   string // whose log the entry is in; empty if no entry is meant
 	Logged uint64 // the log's value; for entries, the index
 	Stored uint64
 }
 
-// loggedTwice is what of a token was given its value, or a lower one, a second time. Every write of a row counts on.
-const loggedTwice = "logged twice"
-
-// CompareAudit compares the whole log with the whole store, both as of one moment, and returns where they differ. What
-// it finds is logged and alarmed. One comparison runs at a time, else CodeBusy. Its memory grows with the number of
-// tokens, about 200 bytes each.
+// CompareAudit compares the logs of all nodes with each other and with the whole store, as of one moment, and returns
+// where they differ. What it finds is logged and alarmed. One comparison runs at a time, else CodeBusy. Its memory grows
+// with the number of tokens, about 300 bytes each.
 func (s *Service) CompareAudit(ctx context.Context, c authz.Caller) ([]Discrepancy, error) {
 	if err := s.authorise(ctx, c, authz.CompareAudit, ""); err != nil {
 		return nil, err
@@ -61,29 +62,18 @@ func (s *Service) alarm(ctx context.Context, c authz.Caller, found []Discrepancy
 	return err
 }
 
-// logged is the highest values the log names for one token.
-type logged struct {
-	revision, next, state uint64
-	budgets               map[string]uint64 // by use
-}
-
 func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) ([]Discrepancy, error) {
-	tokens, found := map[string]*logged{}, []Discrepancy{}
-	err := s.scanLog(ctx, snap, 0, end, func(e LoggedEntry) error {
-		if e.Reason == entryChanged || e.Reason == entryMissing {
-			found = append(found, Discrepancy{What: e.Reason, Logged: e.Index})
-			return nil
-		}
-		about := []audit.Entry{e.Entry}
-		for _, p := range e.Also {
-			about = append(about, audit.Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State})
-		}
-		for _, a := range about {
-			if !remember(tokens, a) {
-				found = append(found, Discrepancy{Serial: a.Serial, What: loggedTwice, Logged: e.Index})
-			}
-		}
-		return nil
+	logs, stray, err := s.logs(ctx, snap, end)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	found := []Discrepancy{}
+	for range stray {
+		found = append(found, Discrepancy{What: entryChanged})
+	}
+	tokens := map[string]*logged{}
+	err = s.merged(ctx, snap, logs, func(e LoggedEntry) {
+		found = append(found, remember(tokens, e)...)
 	})
 	if err != nil {
 		return nil, storeError(err)
@@ -95,39 +85,117 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 		}
 		found = append(found, more...)
 	}
-	return found, nil
+	unknown, err := unknownTokens(ctx, snap, tokens)
+	return append(found, unknown...), err
 }
 
-// remember takes note of what an entry says about its token, if it says anything. It returns false if a row did not count
-// on from what an earlier entry says.
-func remember(tokens map[string]*logged, e audit.Entry) bool {
-	if e.Serial == "" || e.Revision+e.State+e.Budget == 0 {
-		return true
+// merged calls fn for the entries of all logs: of one log in its order, of several about in the order of time, so that
+// what they say of one token comes together.
+func (s *Service) merged(ctx context.Context, snap store.Snapshot, logs []AuditLog, fn func(LoggedEntry)) error {
+	var sources []*source
+	for _, log := range logs {
+		next, stop := iter.Pull2(s.read(ctx, snap, log))
+		defer stop()
+		sources = append(sources, &source{next: next})
 	}
-	l, ok := tokens[e.Serial]
-	if !ok {
-		l = &logged{budgets: map[string]uint64{}}
-		tokens[e.Serial] = l
+	for {
+		var first *source
+		for _, src := range sources {
+			if err := src.fill(); err != nil {
+				return err
+			}
+			if src.full && (first == nil || src.entry.Time < first.entry.Time) {
+				first = src
+			}
+		}
+		if first == nil {
+			return nil
+		}
+		fn(first.entry)
+		first.full = false
 	}
-	on := counts(&l.revision, e.Revision)
-	on = counts(&l.state, e.State) && on
-	l.next = max(l.next, e.Next)
-	sequence := l.budgets[e.Use]
-	on = counts(&sequence, e.Budget) && on
-	if e.Budget > 0 {
-		l.budgets[e.Use] = sequence
-	}
-	return on
 }
 
-// counts raises the highest value so far; false if an entry gives one that is not higher. 0: it gives none.
-func counts(highest *uint64, given uint64) bool {
-	on := given == 0 || given > *highest
-	*highest = max(*highest, given)
-	return on
+// source is one log being read, and its next entry.
+type source struct {
+	next  func() (LoggedEntry, error, bool)
+	entry LoggedEntry
+	full  bool // entry is there
 }
 
-// compareToken holds one token's rows against the log. A row that fails its own check counts as missing.
+func (s *source) fill() (err error) {
+	if !s.full {
+		s.entry, err, s.full = s.next()
+	}
+	return err
+}
+
+// read is scanLog for who reads several logs at once. An error is the last that comes.
+func (s *Service) read(ctx context.Context, snap store.Snapshot, log AuditLog) iter.Seq2[LoggedEntry, error] {
+	return func(yield func(LoggedEntry, error) bool) {
+		err := s.scanLog(ctx, snap, log, 0, func(e LoggedEntry) error {
+			if !yield(e, nil) {
+				return errFound
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errFound) {
+			yield(LoggedEntry{}, err)
+		}
+	}
+}
+
+// logged is what the logs say of one token.
+type logged struct {
+	revisions, states sequences
+	budgets           map[string]*sequences // by use; of the subject, whose other token has the numbers between
+}
+
+// remember takes note of what an entry says about tokens, and returns what is wrong with that.
+func remember(tokens map[string]*logged, e LoggedEntry) (found []Discrepancy) {
+	if e.Reason == entryChanged || e.Reason == entryMissing {
+		return []Discrepancy{{What: e.Reason, Node: e.Node, Logged: e.Index}}
+	}
+	about := []audit.Entry{e.Entry}
+	for _, p := range e.Also {
+		about = append(about, audit.Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State})
+	}
+	for _, a := range about {
+		if a.Serial == "" || a.Revision+a.State+a.Budget == 0 {
+			continue
+		}
+		l, ok := tokens[a.Serial]
+		if !ok {
+			l = &logged{budgets: map[string]*sequences{}}
+			tokens[a.Serial] = l
+		}
+		if what := l.add(a); what != "" {
+			found = append(found, Discrepancy{Serial: a.Serial, What: what, Node: e.Node, Logged: e.Index})
+		}
+	}
+	return found
+}
+
+// add takes note of one decision; it returns what contradicts an earlier one, "" if nothing does.
+func (l *logged) add(e audit.Entry) (wrong string) {
+	note := func(s *sequences, number, watermark uint64) {
+		if number == 0 {
+			return // the row was not written
+		}
+		if w := s.add(number, watermark); wrong == "" {
+			wrong = w
+		}
+	}
+	note(&l.revisions, e.Revision, 0)
+	note(&l.states, e.State, e.Next)
+	if e.Budget > 0 && l.budgets[e.Use] == nil {
+		l.budgets[e.Use] = &sequences{}
+	}
+	note(l.budgets[e.Use], e.Budget, 0)
+	return wrong
+}
+
+// compareToken holds one token's rows against the logs. A row that fails its own check counts as missing.
 func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial string, l *logged) ([]Discrepancy, error) {
 	r, err := stored(ctx, snap, recordKey(serial), func(it store.Item) (record, error) { return s.unseal(ctx, it, false) })
 	if err != nil {
@@ -138,16 +206,16 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 		return nil, err
 	}
 	all := []Discrepancy{
-		{serial, "record revision", l.revision, r.Revision},
-		{serial, "next moving factor", l.next, st.Next},
-		{serial, "state sequence", l.state, st.Sequence},
+		{Serial: serial, What: "record revision", Logged: l.revisions.last().last, Stored: r.Revision},
+		{Serial: serial, What: "next moving factor", Logged: l.states.last().high, Stored: st.Next},
+		{Serial: serial, What: "state sequence", Logged: l.states.last().last, Stored: st.Sequence},
 	}
 	for use, sequence := range l.budgets {
 		b, err := stored(ctx, snap, budgetKey(r.Subject.Sum, use), func(it store.Item) (budget, error) { return unmac[budget](s, it, "guess budget") })
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, Discrepancy{serial, "guess budget", sequence, b.Sequence})
+		all = append(all, Discrepancy{Serial: serial, What: "guess budget", Logged: sequence.last().last, Stored: b.Sequence})
 	}
 	live, err := s.compareLive(ctx, snap, r)
 	if err != nil {
@@ -157,7 +225,35 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 	if err != nil {
 		return nil, err
 	}
-	return older(append(all, live, seed)), nil
+	return append(older(append(all, live, seed)), l.silent(serial, r.Revision, st.Sequence)...), nil
+}
+
+// silent returns the writes of a token that the logs do not tell of.
+func (l *logged) silent(serial string, revision, sequence uint64) (found []Discrepancy) {
+	note := func(before, after uint64) {
+		found = append(found, Discrepancy{Serial: serial, What: notLogged, Logged: before, Stored: after - 1})
+	}
+	l.states.gaps(sequence, note)
+	if found == nil { // every revision of the record is a write of the state too
+		l.revisions.gaps(revision, note)
+	}
+	return found
+}
+
+// unknownTokens finds the tokens that no log tells of.
+func unknownTokens(ctx context.Context, snap store.Snapshot, tokens map[string]*logged) (found []Discrepancy, err error) {
+	prefix := recordKey("")
+	err = snap.Scan(ctx, prefix, prefix, func(it store.Item) error {
+		serial := strings.TrimPrefix(string(it.Key), string(prefix))
+		if checkSerial(serial) == nil && tokens[serial] == nil {
+			found = append(found, Discrepancy{Serial: serial, What: notLogged, Stored: 1})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return found, nil
 }
 
 // compareLive looks whether a token that lives is its subject's live one.

@@ -14,23 +14,23 @@ import (
 )
 
 // An entry that was edited, removed, moved or invented in the database is named by its index, both to who reads the log
-// and by the comparison; everything else can still be read.
+// and by the comparison, which also says whose decision is no longer logged; everything else can still be read.
 func TestTheLogsOwnEntriesAreChecked(t *testing.T) {
 	attacks := map[string]struct {
 		attack func(w *world, index uint64)
 		what   string
 	}{
 		"edited": {func(w *world, index uint64) {
-			row := w.row(audit.EntryKey(index))
+			row := w.row(entryKey(index))
 			row.Value[len(row.Value)-40] ^= 1
 			w.attack([]store.Put{row})
 		}, entryChanged},
 		"garbage": {func(w *world, index uint64) {
-			w.attack([]store.Put{{Key: audit.EntryKey(index), Value: []byte{0xff}}})
+			w.attack([]store.Put{{Key: entryKey(index), Value: []byte{0xff}}})
 		}, entryChanged},
-		"removed": {func(w *world, index uint64) { w.attack(nil, audit.EntryKey(index)) }, entryMissing},
+		"removed": {func(w *world, index uint64) { w.attack(nil, entryKey(index)) }, entryMissing},
 		"replaced by its neighbour": {func(w *world, index uint64) {
-			w.attack([]store.Put{{Key: audit.EntryKey(index), Value: w.row(audit.EntryKey(index - 1)).Value}})
+			w.attack([]store.Put{{Key: entryKey(index), Value: w.row(entryKey(index - 1)).Value}})
 		}, entryChanged},
 	}
 	for name, a := range attacks {
@@ -39,16 +39,18 @@ func TestTheLogsOwnEntriesAreChecked(t *testing.T) {
 			p := w.enrol(card(1), "offline-60")
 			v := w.try(p, p.password())
 			require.True(t, v.Accepted)
-			a.attack(w, v.AuditIndex)
+			a.attack(w, v.Audit.Index)
 			log := w.entries()
 			for i, e := range log {
 				require.EqualValues(t, i, e.Index, "every index stands there once")
-				require.Equal(t, e.Index == v.AuditIndex, e.Outcome == audit.Tampered, "entry %d", i)
+				require.Equal(t, e.Index == v.Audit.Index, e.Outcome == audit.Tampered, "entry %d", i)
 			}
-			require.Equal(t, a.what, log[v.AuditIndex].Reason)
+			require.Equal(t, a.what, log[v.Audit.Index].Reason)
 			found, err := w.CompareAudit(context.Background(), auditor)
 			require.NoError(t, err)
-			require.Equal(t, []Discrepancy{{What: a.what, Logged: v.AuditIndex}}, found)
+			require.Equal(t, []Discrepancy{
+				{What: a.what, Node: "node-1", Logged: v.Audit.Index}, {Serial: p.serial, What: notLogged, Logged: 3, Stored: 4},
+			}, found, "and whom the entry was about")
 		})
 	}
 }
@@ -57,16 +59,19 @@ func TestTheLogsOwnEntriesAreChecked(t *testing.T) {
 func TestACutOrLengthenedLogIsSeen(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrol(card(1), "offline-60")
-	last := w.try(p, p.password()).AuditIndex
-	w.attack(nil, audit.EntryKey(last), audit.EntryKey(last-1))
+	last := w.try(p, p.password()).Audit.Index
+	w.attack(nil, entryKey(last), entryKey(last-1))
 	found, err := w.CompareAudit(context.Background(), auditor)
 	require.NoError(t, err)
-	require.ElementsMatch(t, []Discrepancy{{What: entryMissing, Logged: last - 1}, {What: entryMissing, Logged: last}}, found)
+	require.ElementsMatch(t, []Discrepancy{
+		{What: entryMissing, Node: "node-1", Logged: last - 1}, {What: entryMissing, Node: "node-1", Logged: last},
+		{Serial: p.serial, What: notLogged, Logged: 2, Stored: 4},
+	}, found)
 
-	w.attack([]store.Put{{Key: audit.EntryKey(1 << 60), Value: w.row(audit.EntryKey(0)).Value}})
+	w.attack([]store.Put{{Key: entryKey(1 << 60), Value: w.row(entryKey(0)).Value}})
 	found, err = w.CompareAudit(context.Background(), auditor)
 	require.NoError(t, err)
-	require.Contains(t, found, Discrepancy{What: entryChanged, Logged: 1 << 60})
+	require.Contains(t, found, Discrepancy{What: entryChanged, Node: "node-1", Logged: 1 << 60})
 }
 
 // Wrong activation codes are counted in the state; an older state put back gives the tries back, and the log tells.
@@ -80,7 +85,7 @@ func TestActivationTriesPutBackAreFound(t *testing.T) {
 	w.attack([]store.Put{older})
 	found, err := w.CompareAudit(context.Background(), auditor)
 	require.NoError(t, err)
-	require.Equal(t, []Discrepancy{{issued.Serial, "state sequence", 2, 1}}, found)
+	require.Equal(t, []Discrepancy{{Serial: issued.Serial, What: "state sequence", Logged: 2, Stored: 1}}, found)
 }
 
 // The row that makes a token its subject's live one is found missing by the comparison and by whoever deactivates it.
@@ -93,7 +98,7 @@ func TestARemovedLiveRowIsFound(t *testing.T) {
 	w.attack(nil, live)
 	found, err := w.CompareAudit(context.Background(), auditor)
 	require.NoError(t, err)
-	require.Equal(t, []Discrepancy{{p.serial, "live token", 1, 0}}, found)
+	require.Equal(t, []Discrepancy{{Serial: p.serial, What: "live token", Logged: 1, Stored: 0}}, found)
 	_, err = w.Deactivate(context.Background(), branch, p.serial)
 	require.Equal(t, CodeTampered, CodeOf(err))
 
@@ -190,5 +195,5 @@ func (w *world) onlyLoggedTwice(serial string) {
 	}
 	found, err := w.CompareAudit(context.Background(), auditor)
 	require.NoError(w.t, err)
-	require.Equal(w.t, []Discrepancy{{Serial: serial, What: loggedTwice, Logged: at}}, found)
+	require.Equal(w.t, []Discrepancy{{Serial: serial, What: loggedTwice, Node: "node-1", Logged: at}}, found)
 }

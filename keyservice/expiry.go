@@ -20,11 +20,14 @@ const expiryChunk = 500
 
 var errChunkFull = errors.New("the chunk is full")
 
+const expiryJob = "expiry"
+
 // Expire deletes the idempotency rows into which no repeat looks any more, and returns how many. These are the buckets
 // before the day before yesterday, so that each row stays for 48 to 72 hours: a clock that is a day ahead deletes
-// nothing that was decided within 24 hours. It may be ended at any moment, run on several nodes at once, and beside
-// requests: what is left is deleted the next time. Each commit has its entry in the log.
+// nothing that was decided within 24 hours. It may be ended at any moment, and run beside requests: what is left is
+// deleted the next time. On several nodes, the one that holds the lease does it. Each commit has its entry in the log.
 func (s *Service) Expire(ctx context.Context) (int, error) {
+	var l lease
 	deleted := 0
 	for from := store.Key(""); ; {
 		chunk, err := s.expired(ctx, from)
@@ -32,8 +35,16 @@ func (s *Service) Expire(ctx context.Context) (int, error) {
 			return deleted, err
 		}
 		d := decision{change: store.Change{Delete: chunk}, entry: audit.Entry{Outcome: audit.Done}}
-		if _, err := s.commit(ctx, itself, expireRows, d); err != nil {
-			return deleted, err
+		if err = s.commitUnder(ctx, l, expireRows, d); errors.Is(err, errLeaseLost) {
+			if l, err = s.lease(ctx, expiryJob); err == nil {
+				continue
+			}
+		}
+		switch {
+		case errors.Is(err, errLeaseHeld):
+			return deleted, nil // it goes on there
+		case err != nil:
+			return deleted, s.failed(ctx, itself, expireRows, "", err)
 		}
 		deleted += len(chunk)
 		from = chunk[len(chunk)-1]

@@ -89,6 +89,11 @@ func (c *fakeClock) add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
+// entryKey is the row of an entry of the one node.
+func entryKey(index uint64) store.Key {
+	return audit.EntryKey(audit.Position{Node: "node-1", Index: index})
+}
+
 // faultyHSM is the real HSM; while fail is set, seeds cannot be used. It counts the MACs made under seeds.
 type faultyHSM struct {
 	HSM
@@ -193,7 +198,7 @@ func newWorld(t testing.TB) *world {
 func (w *world) open() {
 	key, err := w.hsm.StateKey(context.Background())
 	require.NoError(w.t, err)
-	w.logbook = audit.NewLog(key)
+	w.logbook = audit.NewLog(key, "node-1")
 	db, err := badgerstore.Open(badgerstore.Options{Dir: w.dir, Node: "node-1", Clock: w.clock.Now, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(w.t, err)
 	w.db, w.store = db, &faultyStore{Store: db}
@@ -358,7 +363,7 @@ func (w *world) try(p *phone, typed seed.Password) Verdict {
 func (w *world) entries() []LoggedEntry {
 	var all []LoggedEntry
 	for {
-		page, err := w.AuditEntries(context.Background(), auditor, uint64(len(all)), MaxAuditPage)
+		page, err := w.AuditEntries(context.Background(), auditor, "", uint64(len(all)), MaxAuditPage)
 		require.NoError(w.t, err)
 		all = append(all, page...)
 		if len(page) < MaxAuditPage {

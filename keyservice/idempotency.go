@@ -6,9 +6,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -30,8 +28,8 @@ import (
 
 // settled is how a decision came about.
 type settled struct {
-	index    uint64 // of the decision's entry in the audit log
-	repeated bool   // it was taken for an earlier request
+	at       audit.Position // of the decision's entry
+	repeated bool           // it was taken for an earlier request
 }
 
 // once is what a request says of its repetition.
@@ -54,7 +52,7 @@ func decideOnce[A any](ctx context.Context, s *Service, c authz.Caller, a authz.
 	}
 	if o.key == "" {
 		index, err := s.decide(ctx, c, a, serial, run)
-		return answer, settled{index: index}, err
+		return answer, settled{at: s.position(index)}, err
 	}
 	r, err := s.idempotent(c, a, o)
 	if err != nil {
@@ -65,19 +63,20 @@ func decideOnce[A any](ctx context.Context, s *Service, c authz.Caller, a authz.
 		return r.attempt(ctx, run, func() any { return answer })
 	})
 	if r.first == nil {
-		return answer, settled{index: index}, err
+		return answer, settled{at: s.position(index)}, err
 	}
 	if err == nil && o.again == nil {
 		answer, err = store.Decode[A](r.first.Answer)
 	}
-	return answer, settled{index: r.index, repeated: true}, err
+	return answer, settled{at: r.at, repeated: true}, err
 }
 
 // outcome is the row of a decided request. On disk it is CBOR with these integer keys under the state MAC.
 type outcome struct {
 	Schema  uint8      `cbor:"0,keyasint"`
 	Request seed.MACed `cbor:"1,keyasint"` // digest of the request, made in the HSM: nobody can search passwords with it
-	After   uint64     `cbor:"2,keyasint"` // the decision's entry has this index or a higher one
+	Node    string     `cbor:"7,keyasint"` // it was decided by, in whose log the decision's entry …
+	After   uint64     `cbor:"2,keyasint"` // … has this index or a higher one
 
 	Answer     []byte        `cbor:"3,keyasint,omitempty"` // CBOR, of a request that was carried out
 	Code       Code          `cbor:"4,keyasint,omitempty"` // of a refusal …
@@ -109,11 +108,11 @@ func oldestDay(now time.Time) uint32 { return max(dayOf(now), 2) - 2 }
 type idempotent struct {
 	*Service
 	once
-	says  []byte     // CBOR of the request
-	id    []byte     // keyed digest of caller, action and key
-	asked seed.MACed // digest of the request; made when it is first needed
-	first *outcome   // what was decided before; nil if nothing was
-	index uint64     // of that decision
+	says  []byte         // CBOR of the request
+	id    []byte         // keyed digest of caller, action and key
+	asked seed.MACed     // digest of the request; made when it is first needed
+	first *outcome       // what was decided before; nil if nothing was
+	at    audit.Position // of that decision
 }
 
 func (s *Service) idempotent(c authz.Caller, a authz.Action, o once) (*idempotent, error) {
@@ -169,7 +168,7 @@ func (r *idempotent) rows(ctx context.Context) ([]store.Item, error) {
 
 // keep adds the row of a decision to it.
 func (r *idempotent) keep(ctx context.Context, rows []store.Item, d decision, answer any) (_ decision, err error) {
-	o := outcome{Schema: schema, After: r.head.Load()}
+	o := outcome{Schema: schema, Node: r.Node, After: r.head.Load()}
 	if r.asked.Sum == nil {
 		if r.asked, err = r.HSM.Digest(ctx, idempotencyPurpose, r.says); err != nil {
 			return decision{}, err
@@ -206,7 +205,7 @@ func (r *idempotent) repeat(ctx context.Context, row store.Item) (decision, erro
 	if !hmac.Equal(sum, o.Request.Sum) {
 		return refuse(CodeKeyReused, "this idempotency key belongs to a request that said something else: use a new key for a new request"), nil
 	}
-	first, err := r.decisionEntry(ctx, o.After, []byte(row.Key))
+	first, err := r.decisionEntry(ctx, audit.Position{Node: o.Node, Index: o.After}, []byte(row.Key))
 	if err != nil {
 		return decision{}, err
 	}
@@ -222,7 +221,7 @@ func (r *idempotent) answerAgain(o outcome, first LoggedEntry) (d decision, err 
 			return d, err
 		}
 	}
-	r.first, r.index = &o, first.Index
+	r.first, r.at = &o, audit.Position{Node: first.Node, Index: first.Index}
 	d.entry = audit.Entry{Outcome: audit.Repeated, Reason: first.Reason, Serial: first.Serial, Use: first.Use, Key: first.Key}
 	return d, nil
 }
@@ -235,11 +234,16 @@ var errFound = errors.New("found")
 
 // decisionEntry finds the entry of the decision that wrote an idempotency row. One that cannot be found is an error: the
 // answer that names it cannot be given again.
-func (s *Service) decisionEntry(ctx context.Context, after uint64, row []byte) (found LoggedEntry, err error) {
-	err = s.scanGenuine(ctx, after, func(e LoggedEntry) error {
+func (s *Service) decisionEntry(ctx context.Context, after audit.Position, row []byte) (found LoggedEntry, err error) {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return LoggedEntry{}, storeError(err)
+	}
+	defer snap.Close()
+	err = s.scanGenuine(ctx, snap, after, func(e LoggedEntry) error {
 		switch {
-		case e.Index-after >= maxLogSearch:
-			return fmt.Errorf("the entry of the first decision is not among the %d from %d on", maxLogSearch, after)
+		case e.Index-after.Index >= maxLogSearch:
+			return fmt.Errorf("the entry of the first decision is not among the %d from %d on in the log of %s", maxLogSearch, after.Index, after.Node)
 		case e.Outcome == audit.Repeated || !bytes.Equal(e.Key, row):
 			return nil
 		}
@@ -250,40 +254,9 @@ func (s *Service) decisionEntry(ctx context.Context, after uint64, row []byte) (
 		return found, nil
 	}
 	if err == nil {
-		err = errors.New("the entry of the first decision is not in the log")
+		err = fmt.Errorf("the entry of the first decision is not in the log of %s", after.Node)
 	}
 	return LoggedEntry{}, err
-}
-
-// logEnd finds the index after the last entry: by bisection, because nothing reads a log of many millions backwards.
-func (s *Service) logEnd(ctx context.Context) (uint64, error) {
-	var failed error
-	end := sort.Search(math.MaxInt, func(index int) bool {
-		err := s.scanGenuine(ctx, uint64(index), func(LoggedEntry) error { return errFound })
-		if err != nil && !errors.Is(err, errFound) {
-			failed = err
-		}
-		return err == nil
-	})
-	return uint64(end), failed
-}
-
-// scanGenuine calls fn for the entries of the log from an index on. Rows that are not what the service wrote are left
-// out: comparing the log finds them.
-func (s *Service) scanGenuine(ctx context.Context, from uint64, fn func(LoggedEntry) error) error {
-	snap, err := s.Store.Snapshot(ctx)
-	if err != nil {
-		return storeError(err)
-	}
-	defer snap.Close()
-	err = snap.Scan(ctx, audit.Prefix, audit.EntryKey(from), func(it store.Item) error {
-		index, e, err := s.Audit.Open(it)
-		if err != nil {
-			return nil
-		}
-		return fn(LoggedEntry{index, e})
-	})
-	return err
 }
 
 // raise notes that an entry was committed under this index.

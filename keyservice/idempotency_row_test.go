@@ -119,7 +119,7 @@ func TestARemovedEntryOfTheFirstDecisionIsNotGuessed(t *testing.T) {
 	require.NoError(t, err)
 	_, err = w.keyed("k", p, typed)
 	require.NoError(t, err, "its entry is no substitute")
-	w.attack(nil, audit.EntryKey(first.AuditIndex))
+	w.attack(nil, entryKey(first.Audit.Index))
 	w.unchanged(func() {
 		_, err = w.keyed("k", p, typed)
 		require.Equal(t, CodeInternal, CodeOf(err))
@@ -136,7 +136,7 @@ func TestTheEndOfTheLogIsFoundAtStart(t *testing.T) {
 		require.Equal(t, n, w.head.Load())
 	}
 	n := w.head.Load()
-	w.attack([]store.Put{{Key: audit.EntryKey(1 << 40), Value: []byte("not an entry")}}, audit.EntryKey(1))
+	w.attack([]store.Put{{Key: entryKey(1 << 40), Value: []byte("not an entry")}}, entryKey(1))
 	w.restart()
 	require.Equal(t, n+1, w.head.Load(), "the attack's own entry; neither a gap nor a row that is no entry misleads it")
 }

@@ -75,7 +75,7 @@ func TestARepeatedVerificationGetsTheFirstAnswer(t *testing.T) {
 				require.Equal(t, audit.Repeated, e.Outcome)
 				require.Equal(t, string(first.Reason), e.Reason)
 				require.Equal(t, p.serial, e.Serial)
-				require.Equal(t, log[first.AuditIndex].Key, e.Key, "the log says which decision was repeated")
+				require.Equal(t, log[first.Audit.Index].Key, e.Key, "the log says which decision was repeated")
 				require.NotEmpty(t, e.Key)
 			}
 			fresh := w.try(p, otp)
@@ -263,7 +263,7 @@ func TestALostAnswerIsGivenAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, v.Accepted)
 		require.True(t, v.Repeated)
-		require.Equal(t, audit.Accepted, w.entries()[v.AuditIndex].Outcome, "the index is that of the first decision")
+		require.Equal(t, audit.Accepted, w.entries()[v.Audit.Index].Outcome, "the index is that of the first decision")
 	}
 }
 
@@ -293,7 +293,7 @@ func TestFiftyRequestsWithOneKeyAreOneDecision(t *testing.T) {
 		decided["accepted"] += count(verdicts[i].Accepted)
 		decided["verification"] += count(!verdicts[i].Repeated)
 		decided["issue"] += count(!issued[i].Repeated)
-		require.Equal(t, verdicts[0].AuditIndex, verdicts[i].AuditIndex)
+		require.Equal(t, verdicts[0].Audit.Index, verdicts[i].Audit.Index)
 		require.Equal(t, issued[0].Serial, issued[i].Serial)
 		require.Equal(t, issued[0].Activation, issued[i].Activation)
 	}
@@ -330,7 +330,7 @@ func TestTwoNodesAcrossMidnightDecideOnce(t *testing.T) {
 		both.Wait()
 		require.NotEqual(t, verdicts[0].Repeated, verdicts[1].Repeated)
 		require.True(t, verdicts[0].Accepted && verdicts[1].Accepted)
-		require.Equal(t, verdicts[0].AuditIndex, verdicts[1].AuditIndex)
+		require.Equal(t, verdicts[0].Audit.Index, verdicts[1].Audit.Index)
 	}
 }
 

@@ -54,7 +54,7 @@ func (s *Service) changed(ctx context.Context, before, after token, refusal *Err
 		}
 		row, err := s.stateRow(&after)
 		d.change = store.Change{Require: before.require, Put: []store.Put{row}}
-		d.entry.State = after.state.Sequence
+		d.entry.Next, d.entry.State = after.state.Next, after.state.Sequence
 		return d, err
 	}
 	d, err := s.save(ctx, after)

@@ -207,7 +207,7 @@ func TestExchangedAndOlderSeedRowsAreSeen(t *testing.T) {
 	}
 	found, err := w.CompareAudit(ctx, auditor)
 	require.NoError(t, err)
-	require.ElementsMatch(t, []Discrepancy{{first, "maker seed", 1, 0}, {second, "maker seed", 1, 0}}, found)
+	require.ElementsMatch(t, []Discrepancy{{Serial: first, What: "maker seed", Logged: 1, Stored: 0}, {Serial: second, What: "maker seed", Logged: 1, Stored: 0}}, found)
 	w.attack([]store.Put{one, two})
 	w.requireNothingFound()
 
@@ -216,7 +216,7 @@ func TestExchangedAndOlderSeedRowsAreSeen(t *testing.T) {
 	w.attack([]store.Put{one})
 	found, err = w.CompareAudit(ctx, auditor)
 	require.NoError(t, err)
-	require.Equal(t, []Discrepancy{{third.Serial, "maker seed", 2, 1}}, found, "an older row")
+	require.Equal(t, []Discrepancy{{Serial: third.Serial, What: "maker seed", Logged: 2, Stored: 1}}, found, "an older row")
 	w.attack(nil, keys[0])
 	found, err = w.CompareAudit(ctx, auditor)
 	require.NoError(t, err)

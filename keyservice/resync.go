@@ -25,7 +25,7 @@ type ResyncVerdict struct {
 	Reason     Reason        // set when refused
 	RetryAfter time.Duration // set when throttled or locked
 	Drift      time.Duration // of the device's clock, as learnt
-	AuditIndex uint64
+	Audit      audit.Position
 }
 
 // Resync finds a token again whose clock or counter went astray, by two consecutive passwords from a wider window (RFC
@@ -56,7 +56,7 @@ func (s *Service) Resync(ctx context.Context, c authz.Caller, r ResyncRequest) (
 	if err != nil {
 		return ResyncVerdict{}, err
 	}
-	v.AuditIndex = index
+	v.Audit = s.position(index)
 	return v, nil
 }
 

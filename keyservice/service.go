@@ -35,7 +35,7 @@ type Config struct {
 	HSM            HSM
 	Store          store.Store        // its Sequencer is Audit.Sequence
 	Audit          *audit.Log         // made from the HSM's state key
-	Node           string             // this node's name in audit entries
+	Node           string             // this node's name in audit entries; that of Audit's log
 	Profiles       map[string]Profile // by name
 	Uses           []string           // the uses a token may be connected to
 	FailedSubjects int                // different subjects one caller may fail for within an hour
@@ -48,13 +48,14 @@ type Config struct {
 // Service carries out the use cases. It is safe for concurrent use.
 type Service struct {
 	Config
-	hostKey []byte // MACs the state rows; held by the host
-	locks   serialLocks
-	failing failingSubjects
-	sealed  *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
-	stalled atomic.Bool                             // the last commit was not written: nothing is looked at before one is
-	scan    sync.Mutex                              // held by the one comparison that may run
-	head    atomic.Uint64                           // what is committed from now on has this index in the log or a higher one
+	hostKey   []byte // MACs the state rows; held by the host
+	locks     serialLocks
+	failing   failingSubjects
+	sealed    *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
+	stalled   atomic.Bool                             // the last commit was not written: nothing is looked at before one is
+	scan      sync.Mutex                              // held by the one comparison that may run
+	leaseTerm time.Duration
+	head      atomic.Uint64 // what is committed from now on has this index in this node's log or a higher one
 }
 
 // checkedSeals bounds the memory of rows whose seal was checked: about 150 bytes each. A row that fell out is checked
@@ -90,13 +91,28 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
 	}
-	s := &Service{Config: c, hostKey: key, sealed: sealed, failing: failingSubjects{limit: c.FailedSubjects}}
-	end, err := s.logEnd(ctx)
-	if err != nil {
+	s := &Service{Config: c, hostKey: key, sealed: sealed, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
+	if err := s.findHead(ctx); err != nil {
 		return nil, fmt.Errorf("finding the end of the audit log: %w", err)
 	}
-	s.head.Store(end)
 	return s, nil
+}
+
+// findHead finds where this node's log goes on.
+func (s *Service) findHead(ctx context.Context) error {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	defer snap.Close()
+	end, err := s.logEnd(ctx, snap, s.Node)
+	s.head.Store(end)
+	return err
+}
+
+// position is that of an entry of this node's log.
+func (s *Service) position(index uint64) audit.Position {
+	return audit.Position{Node: s.Node, Index: index}
 }
 
 // decision is what one use case wants to become durable: rows, and the entry that says why.

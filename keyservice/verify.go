@@ -43,14 +43,14 @@ const (
 
 // Verdict answers Verify. A refusal is a verdict, not an error. An idempotency row keeps it with these integer keys.
 type Verdict struct {
-	Accepted   bool          `cbor:"1,keyasint"`
-	Reason     Reason        `cbor:"2,keyasint,omitempty"` // set when refused
-	Serial     string        `cbor:"3,keyasint,omitempty"` // empty if the request named a subject and nothing matched
-	Kind       string        `cbor:"4,keyasint,omitempty"` // "offline" or "sms": what matched
-	Bound      bool          `cbor:"5,keyasint"`           // the password was made for the request's transaction
-	RetryAfter time.Duration `cbor:"6,keyasint"`           // set when throttled or locked
-	AuditIndex uint64        `cbor:"-"`
-	Repeated   bool          `cbor:"-"` // this is the answer to an earlier request with the same idempotency key
+	Accepted   bool           `cbor:"1,keyasint"`
+	Reason     Reason         `cbor:"2,keyasint,omitempty"` // set when refused
+	Serial     string         `cbor:"3,keyasint,omitempty"` // empty if the request named a subject and nothing matched
+	Kind       string         `cbor:"4,keyasint,omitempty"` // "offline" or "sms": what matched
+	Bound      bool           `cbor:"5,keyasint"`           // the password was made for the request's transaction
+	RetryAfter time.Duration  `cbor:"6,keyasint"`           // set when throttled or locked
+	Audit      audit.Position `cbor:"-"`
+	Repeated   bool           `cbor:"-"` // this is the answer to an earlier request with the same idempotency key
 }
 
 // Verify says whether a password is genuine, unused, and good for this use and transaction. It answers "accepted" at most
@@ -88,7 +88,7 @@ func (s *Service) Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (
 	if v.Accepted && !done.repeated {
 		s.failing.forget(c.Name, who.limited())
 	}
-	v.AuditIndex, v.Repeated = done.index, done.repeated
+	v.Audit, v.Repeated = done.at, done.repeated
 	return v, nil
 }
 

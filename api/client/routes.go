@@ -130,10 +130,20 @@ func (c *Client) Time(ctx context.Context) (wire.TimeAnswer, error) {
 	return call[wire.TimeAnswer](ctx, c, http.MethodGet, c.at("time"), nil)
 }
 
-// AuditEntries reads at most limit entries of the audit log from index from on. Role: auditor.
-func (c *Client) AuditEntries(ctx context.Context, from uint64, limit int) (wire.AuditAnswer, error) {
+// AuditLogs lists the audit logs, one of each node. Role: auditor.
+func (c *Client) AuditLogs(ctx context.Context) (wire.AuditLogsAnswer, error) {
+	return call[wire.AuditLogsAnswer](ctx, c, http.MethodGet, c.at("audit", "logs"), nil)
+}
+
+// AuditEntries reads at most limit entries of a node's audit log from index from on. The node may be empty if there is only
+// one log. Role: auditor.
+func (c *Client) AuditEntries(ctx context.Context, node string, from uint64, limit int) (wire.AuditAnswer, error) {
 	to := c.at("audit", "entries")
-	to.RawQuery = url.Values{"from": {strconv.FormatUint(from, 10)}, "limit": {strconv.Itoa(limit)}}.Encode()
+	query := url.Values{"from": {strconv.FormatUint(from, 10)}, "limit": {strconv.Itoa(limit)}}
+	if node != "" {
+		query.Set("node", node)
+	}
+	to.RawQuery = query.Encode()
 	return call[wire.AuditAnswer](ctx, c, http.MethodGet, to, nil)
 }
 

@@ -153,8 +153,9 @@ type VerificationRequest struct {
 	Transaction *Transaction `json:"transaction,omitempty" doc:"What the customer is paying: a password bound to another is refused"`
 }
 
-// Audit points into the audit log.
+// Audit points into the audit log of the node that decided.
 type Audit struct {
+	Node  string `json:"node" doc:"The deciding node, in whose log the entry is" example:"node-1"`
 	Index uint64 `json:"index" doc:"Index of the decision's entry" example:"1842"`
 }
 
@@ -249,9 +250,9 @@ type TimeAnswer struct {
 
 // AuditEntry is one decision.
 type AuditEntry struct {
-	Index      uint64    `json:"index" doc:"Dense, counted from 0"`
+	Index      uint64    `json:"index" doc:"In the node's log: dense, counted from 0"`
 	Time       time.Time `json:"time" doc:"Clock of the deciding node"`
-	Node       string    `json:"node" doc:"The deciding node"`
+	Node       string    `json:"node" doc:"The deciding node, in whose log this is"`
 	Actor      string    `json:"actor" doc:"Who asked"`
 	Action     string    `json:"action" doc:"What was asked" example:"otp.verify"`
 	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered,resumed,repeated" doc:"How it ended; repeated: a retry got the answer of an earlier decision; an entry that was changed or removed in the database stands as tampered"`
@@ -278,18 +279,30 @@ type AuditPart struct {
 	State      uint64 `json:"state,omitempty" doc:"Sequence number of the token's state, afterwards"`
 }
 
-// AuditAnswer is a page of the audit log (GET /v1/audit/entries?from=0&limit=100).
+// AuditLog is the log of one node.
+type AuditLog struct {
+	Node    string `json:"node" doc:"The node" example:"node-1"`
+	Entries uint64 `json:"entries" doc:"How many there are: their indexes are below"`
+}
+
+// AuditLogsAnswer is the logs there are (GET /v1/audit/logs).
+type AuditLogsAnswer struct {
+	Logs []AuditLog `json:"logs" doc:"In the order of the nodes' names"`
+}
+
+// AuditAnswer is a page of a node's audit log (GET /v1/audit/entries?node=node-1&from=0&limit=100).
 type AuditAnswer struct {
 	Entries []AuditEntry `json:"entries" doc:"In the order of their indexes"`
 	Next    uint64       `json:"next" doc:"Give as from to read on"`
 }
 
-// Discrepancy is a place where the database is not what the audit log says it must be.
+// Discrepancy is a place where the database is not what the audit logs say it must be, or where they contradict each other.
 type Discrepancy struct {
-	Serial string `json:"serial,omitempty" doc:"The token; none for entries of the log itself" example:"402519938466"`
-	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,maker seed,logged twice,audit entry changed,audit entry missing" doc:"Which value went back, or what became of an entry"`
-	Logged uint64 `json:"logged" doc:"What the log says it was; for an entry, its index"`
-	Stored uint64 `json:"stored" doc:"What is stored now; 0 when the row is missing"`
+	Serial string `json:"serial,omitempty" doc:"The token; none for the logs' own entries" example:"402519938466"`
+	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,maker seed,logged twice,not logged,watermark went back,audit entry changed,audit entry missing" doc:"Which value went back, or what became of an entry"`
+	Node   string `json:"node,omitempty" doc:"In whose log the entry is, if one is meant" example:"node-1"`
+	Logged uint64 `json:"logged" doc:"What the logs say it was; for an entry, its index; of writes that are not logged, the last one before them"`
+	Stored uint64 `json:"stored" doc:"What is stored now; 0 when the row is missing; of writes that are not logged, the last one of them"`
 }
 
 // ComparisonAnswer compares the log with the stored state (GET /v1/audit/comparison).

@@ -37,16 +37,17 @@ func auditEntriesCommand() *cobra.Command {
 				return err
 			}
 			defer api.Close()
-			entries, err := readEntries(c.Context(), api, q)
+			entries, logs, err := readEntries(c.Context(), api, q)
 			if err != nil {
 				return fmt.Errorf("reading the audit log: %w", explainCall(err))
 			}
-			return showEntries(c.OutOrStdout(), c.ErrOrStderr(), entries, q.limit, asJSON)
+			return showEntries(c.OutOrStdout(), c.ErrOrStderr(), entries, q.limit, logs, asJSON)
 		},
 	}
 	clientFlags(c, &o, "auditor")
 	f := c.Flags()
-	f.Uint64Var(&q.from, "from", 0, "the first entry's `INDEX`")
+	f.StringVar(&q.node, "node", "", "only those that node `NAME` decided; without it, those of all nodes in the order of time")
+	f.Uint64Var(&q.from, "from", 0, "the first entry's `INDEX`; with several nodes only together with --node")
 	f.IntVar(&q.limit, "limit", 100, "print at most `N` entries")
 	f.StringVar(&q.serial, "serial", "", "only those of one token's `SERIAL`")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one entry a line")
@@ -55,6 +56,7 @@ func auditEntriesCommand() *cobra.Command {
 
 // entriesQuery says which entries are asked for.
 type entriesQuery struct {
+	node   string // whose; empty: all nodes'
 	from   uint64 // the first index
 	limit  int    // how many are shown
 	serial string // of one token; empty: all
@@ -73,31 +75,69 @@ func (q entriesQuery) check() error {
 	return nil
 }
 
-// showEntries prints at most limit entries, and says beside them if there are none or more.
-func showEntries(out, notes io.Writer, entries []wire.AuditEntry, limit int, asJSON bool) error {
+// showEntries prints at most limit entries of so many logs, and says beside them if there are none or more.
+func showEntries(out, notes io.Writer, entries []wire.AuditEntry, limit, logs int, asJSON bool) error {
 	if len(entries) == 0 {
 		_, err := fmt.Fprintln(notes, "no entries")
 		return err
 	}
-	if err := printEntries(out, entries[:min(limit, len(entries))], asJSON); err != nil {
+	if err := printEntries(out, entries[:min(limit, len(entries))], logs, asJSON); err != nil {
 		return err
 	}
 	if len(entries) <= limit {
 		return nil
 	}
-	_, err := fmt.Fprintf(notes, "more entries follow: --from %d\n", entries[limit].Index)
+	next := fmt.Sprintf("--from %d", entries[limit].Index)
+	if logs > 1 {
+		next = "--limit with a higher number, or --node NAME --from INDEX"
+	}
+	_, err := fmt.Fprintln(notes, "more entries follow:", next)
 	return err
 }
 
 // auditPage is how many entries are asked for at once.
 const auditPage = 500
 
-// readEntries reads on until it has more entries than the limit, or the log ends. Reading is logged too, so the end is a
+// readEntries reads until it has more entries than the limit, or there are none left. Those of several logs come in the
+// order of time. It also returns of how many logs.
+func readEntries(ctx context.Context, api *client.Client, q entriesQuery) (found []wire.AuditEntry, logs int, err error) {
+	nodes := []string{q.node}
+	if q.node == "" {
+		if nodes, err = nodesOf(ctx, api); err != nil {
+			return nil, 0, err
+		}
+	}
+	if len(nodes) > 1 && q.from > 0 {
+		return nil, 0, fmt.Errorf("--from counts in one node's log: add --node, one of %s", strings.Join(nodes, ", "))
+	}
+	for _, q.node = range nodes {
+		of, err := readLog(ctx, api, q)
+		if err != nil {
+			return nil, 0, err
+		}
+		found = append(found, of...)
+	}
+	if len(nodes) > 1 {
+		slices.SortStableFunc(found, func(a, b wire.AuditEntry) int { return a.Time.Compare(b.Time) })
+	}
+	return found, len(nodes), nil
+}
+
+func nodesOf(ctx context.Context, api *client.Client) ([]string, error) {
+	answer, err := api.AuditLogs(ctx)
+	var nodes []string
+	for _, l := range answer.Logs {
+		nodes = append(nodes, l.Node)
+	}
+	return nodes, err
+}
+
+// readLog reads one log until it has more entries than the limit, or the log ends. Reading is logged too, so the end is a
 // page that is not full.
-func readEntries(ctx context.Context, api *client.Client, q entriesQuery) ([]wire.AuditEntry, error) {
+func readLog(ctx context.Context, api *client.Client, q entriesQuery) ([]wire.AuditEntry, error) {
 	var found []wire.AuditEntry
 	for from := q.from; len(found) <= q.limit; {
-		page, err := api.AuditEntries(ctx, from, auditPage)
+		page, err := api.AuditEntries(ctx, q.node, from, auditPage)
 		if err != nil {
 			return nil, err
 		}
@@ -124,8 +164,9 @@ func ofSerial(entries []wire.AuditEntry, serial string) []wire.AuditEntry {
 	return found
 }
 
-// printEntries writes a table of 80 columns, or one JSON object a line.
-func printEntries(w io.Writer, entries []wire.AuditEntry, asJSON bool) error {
+// printEntries writes a table of 80 columns, or one JSON object a line. With several logs, each entry's node stands at its
+// end.
+func printEntries(w io.Writer, entries []wire.AuditEntry, logs int, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, entries)
 	}
@@ -134,6 +175,9 @@ func printEntries(w io.Writer, entries []wire.AuditEntry, asJSON bool) error {
 		outcome := e.Outcome
 		if e.Reason != "" {
 			outcome += ": " + e.Reason
+		}
+		if logs > 1 {
+			outcome += " (" + e.Node + ")"
 		}
 		rows = append(rows, auditRow(fmt.Sprint(e.Index), e.Time.UTC().Format(time.DateTime), e.Actor, e.Action, outcome, e.Serial))
 	}
@@ -155,7 +199,7 @@ func auditCompareCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "compare",
-		Short: "Compare the database with the audit log; fails if they differ",
+		Short: "Compare the database with the audit logs of all nodes; fails if they differ",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			api, err := openClient(o)
@@ -198,11 +242,26 @@ func printDiscrepancies(w io.Writer, found []wire.Discrepancy) error {
 		return err
 	}
 	for _, d := range found {
-		if _, err := fmt.Fprintf(w, "%s  %s: the log says %d, the database %d\n", d.Serial, d.What, d.Logged, d.Stored); err != nil {
+		if _, err := fmt.Fprintln(w, describe(d)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// describe says what is wrong in words.
+func describe(d wire.Discrepancy) string {
+	where := d.Serial
+	if d.Node != "" {
+		where = strings.TrimSpace(fmt.Sprintf("%s  entry %d of %s", d.Serial, d.Logged, d.Node))
+	}
+	switch {
+	case d.Node != "":
+		return fmt.Sprintf("%s: %s", where, d.What)
+	case d.What == "not logged":
+		return fmt.Sprintf("%s  %s: writes %d to %d", where, d.What, d.Logged+1, d.Stored)
+	}
+	return fmt.Sprintf("%s  %s: the log says %d, the database %d", where, d.What, d.Logged, d.Stored)
 }
 
 func printJSON[T any](w io.Writer, list []T) error {

@@ -152,7 +152,7 @@ func (d *demo) audit(ctx context.Context) error {
 	}
 	var table bytes.Buffer
 	found := ofSerial(a.Entries, d.issued.Serial)
-	if err := printEntries(&table, found, false); err != nil {
+	if err := printEntries(&table, found, 1, false); err != nil {
 		return err
 	}
 	if err := d.print("   auditor → GET /v1/audit/entries\n\n%s", strings.TrimRight(table.String(), "\n")); err != nil {

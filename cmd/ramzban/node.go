@@ -90,7 +90,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	if err != nil {
 		return nil, fmt.Errorf("fetching the state key: %w", err)
 	}
-	log := audit.NewLog(stateKey)
+	log := audit.NewLog(stateKey, n.config.Node)
 	if n.db, err = openStore(ctx, n.config, engineOptions{create: n.newDatabase, sequencer: log.Sequence, clock: n.clock, log: n.log}); err != nil {
 		return nil, err
 	}

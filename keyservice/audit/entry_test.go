@@ -26,21 +26,25 @@ func TestEntriesReadBackAsWritten(t *testing.T) {
 	})
 }
 
-func TestAnEntryBelongsToItsIndex(t *testing.T) {
-	log, other := audit.NewLog([]byte("key")), audit.NewLog([]byte("another key"))
-	entry, err := audit.Encode(audit.Entry{Actor: "branch", Outcome: audit.Done})
+func TestAnEntryBelongsToItsPosition(t *testing.T) {
+	log, other, key := audit.NewLog([]byte("key"), "a"), audit.NewLog([]byte("another key"), "a"), audit.NewLog([]byte("key"), "b")
+	entry, err := audit.Encode(audit.Entry{Node: "a", Actor: "branch", Outcome: audit.Done})
 	require.NoError(t, err)
 	puts, err := log.Sequence(1<<40, [][]byte{entry, entry})
 	require.NoError(t, err)
 	require.Less(t, puts[0].Key, puts[1].Key, "key order is index order")
 	require.NotEqual(t, puts[0].Value, puts[1].Value)
-	index, e, err := log.Open(store.Item{Key: puts[1].Key, Value: puts[1].Value})
-	require.NoError(t, err)
-	require.EqualValues(t, 1<<40+1, index)
-	require.Equal(t, "branch", e.Actor)
+	for _, reader := range []*audit.Log{log, key} {
+		at, e, err := reader.Open(store.Item{Key: puts[1].Key, Value: puts[1].Value})
+		require.NoError(t, err, "every node reads the logs of all")
+		require.Equal(t, audit.Position{Node: "a", Index: 1<<40 + 1}, at)
+		require.Equal(t, "branch", e.Actor)
+	}
 
 	_, _, err = log.Open(store.Item{Key: puts[1].Key, Value: puts[0].Value})
 	require.ErrorIs(t, err, audit.ErrTampered, "an entry of another index")
+	_, _, err = log.Open(store.Item{Key: audit.EntryKey(audit.Position{Node: "b", Index: 1<<40 + 1}), Value: puts[1].Value})
+	require.ErrorIs(t, err, audit.ErrTampered, "an entry of another log")
 	_, _, err = other.Open(store.Item{Key: puts[1].Key, Value: puts[1].Value})
 	require.ErrorIs(t, err, audit.ErrTampered, "another key")
 	for i := range puts[1].Value {
@@ -51,13 +55,27 @@ func TestAnEntryBelongsToItsIndex(t *testing.T) {
 	}
 }
 
-func TestEntryKeys(t *testing.T) {
-	require.Less(t, audit.EntryKey(255), audit.EntryKey(256))
-	index, err := audit.Index(audit.EntryKey(7))
+// A node writes what it decided itself: an entry that names another node is none of its log's.
+func TestAnEntryNamesItsLogsNode(t *testing.T) {
+	log := audit.NewLog([]byte("key"), "a")
+	entry, err := audit.Encode(audit.Entry{Node: "b", Outcome: audit.Done})
 	require.NoError(t, err)
-	require.EqualValues(t, 7, index)
-	for _, k := range []store.Key{"", "a/", "a/1234567", "b/12345678", "a/123456789"} {
-		_, err := audit.Index(k)
+	puts, err := log.Sequence(0, [][]byte{entry})
+	require.NoError(t, err)
+	_, _, err = log.Open(store.Item{Key: puts[0].Key, Value: puts[0].Value})
+	require.ErrorIs(t, err, audit.ErrTampered)
+}
+
+func TestEntryKeys(t *testing.T) {
+	require.Less(t, audit.EntryKey(audit.Position{Node: "a", Index: 255}), audit.EntryKey(audit.Position{Node: "a", Index: 256}))
+	require.NotContains(t, audit.EntryKey(audit.Position{Node: "a-b", Index: 1}), audit.NodePrefix("a"))
+	for _, p := range []audit.Position{{Node: "node-1", Index: 7}, {Node: "a", Index: 0x2f2f2f2f2f2f2f2f}, {Node: "b", Index: 1<<64 - 1}} {
+		got, err := audit.PositionOf(audit.EntryKey(p))
+		require.NoError(t, err)
+		require.Equal(t, p, got)
+	}
+	for _, k := range []store.Key{"", "a/", "a/1234567", "a/node/1234567", "b/node/12345678", "a/node/123456789", "a/node12345678"} {
+		_, err := audit.PositionOf(k)
 		require.ErrorIs(t, err, audit.ErrTampered, "%q", k)
 	}
 }

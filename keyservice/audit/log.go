@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"ramzban/keyservice/store"
 )
@@ -13,31 +14,47 @@ import (
 // ErrTampered: a row of the log is not what the service wrote under that index.
 var ErrTampered = errors.New("an audit entry was changed in the database")
 
-// Prefix begins the key of every entry row; the index follows, 8 bytes, big endian.
+// Prefix begins the key of every entry row; the node follows, a slash, and the index, 8 bytes, big endian.
 const Prefix store.Key = "a/"
 
-// EntryKey is the row of the entry with this index.
-func EntryKey(index uint64) store.Key {
-	return Prefix + store.Key(binary.BigEndian.AppendUint64(nil, index))
+// Position is where an entry stands: every node has a log of its own, whose indexes are dense, counted from 0.
+type Position struct {
+	Node  string
+	Index uint64
 }
 
-// Index returns the index of an entry row's key.
-func Index(k store.Key) (uint64, error) {
-	if len(k) != len(Prefix)+8 || k[:len(Prefix)] != Prefix {
-		return 0, fmt.Errorf("%w: %q is no entry's key", ErrTampered, string(k))
+// NodePrefix begins the keys of one node's entries.
+func NodePrefix(node string) store.Key { return Prefix + store.Key(node) + "/" }
+
+// EntryKey is the row of the entry at this position.
+func EntryKey(p Position) store.Key {
+	return NodePrefix(p.Node) + store.Key(binary.BigEndian.AppendUint64(nil, p.Index))
+}
+
+// PositionOf returns the position of an entry row's key. Of a key that is none it returns the node if it has one.
+func PositionOf(k store.Key) (Position, error) {
+	rest, ok := strings.CutPrefix(string(k), string(Prefix))
+	node, index, found := strings.Cut(rest, "/")
+	p := Position{Node: node}
+	if !ok || !found || len(index) != 8 {
+		return p, fmt.Errorf("%w: %q is no entry's key", ErrTampered, string(k))
 	}
-	return binary.BigEndian.Uint64([]byte(k[len(Prefix):])), nil
+	p.Index = binary.BigEndian.Uint64([]byte(index))
+	return p, nil
 }
 
-// Log turns entries into rows and back. Each row carries a MAC over its index and entry, under a key the host holds: who
-// has only the database can neither change an entry nor move it to another index.
-type Log struct{ key []byte }
+// Log turns entries into rows and back. Each row carries a MAC over its position and entry, under a key the host holds:
+// who has only the database can neither change an entry nor move it to another index or log.
+type Log struct {
+	key  []byte
+	node string
+}
 
-// NewLog makes a log whose MAC key is made from the service's state key.
-func NewLog(stateKey []byte) *Log {
+// NewLog makes a node's log, whose MAC key is made from the service's state key. It reads those of all nodes.
+func NewLog(stateKey []byte, node string) *Log {
 	m := hmac.New(sha256.New, stateKey)
-	m.Write([]byte("ramzban/audit-entry/1\x00"))
-	return &Log{key: m.Sum(nil)}
+	m.Write([]byte("ramzban/audit-entry/2\x00"))
+	return &Log{key: m.Sum(nil), node: node}
 }
 
 // row is how an entry is stored.
@@ -46,41 +63,47 @@ type row struct {
 	MAC   []byte `cbor:"2,keyasint"`
 }
 
-func (l *Log) mac(index uint64, entry []byte) []byte {
+// mac: the row's key tells where the node's name ends, as no name has a slash.
+func (l *Log) mac(p Position, entry []byte) []byte {
 	m := hmac.New(sha256.New, l.key)
-	m.Write(binary.BigEndian.AppendUint64(nil, index))
+	m.Write([]byte(EntryKey(p)))
 	m.Write(entry)
 	return m.Sum(nil)
 }
 
-// Sequence is the store's Sequencer: one row per entry, under its index.
+// Sequence is the store's Sequencer: one row per entry, under its index in this node's log.
 func (l *Log) Sequence(first uint64, entries [][]byte) ([]store.Put, error) {
 	puts := make([]store.Put, len(entries))
 	for i, e := range entries {
-		index := first + uint64(i)
-		value, err := store.Encode(row{Entry: e, MAC: l.mac(index, e)})
+		p := Position{l.node, first + uint64(i)}
+		value, err := store.Encode(row{Entry: e, MAC: l.mac(p, e)})
 		if err != nil {
 			return nil, err
 		}
-		puts[i] = store.Put{Key: EntryKey(index), Value: value}
+		puts[i] = store.Put{Key: EntryKey(p), Value: value}
 	}
 	return puts, nil
 }
 
-// Open reads an entry's row; ErrTampered if it is not what was written under this index.
-func (l *Log) Open(it store.Item) (index uint64, e Entry, err error) {
-	if index, err = Index(it.Key); err != nil {
-		return 0, Entry{}, err
+// Open reads an entry's row; ErrTampered if it is not what a node wrote at this position of its log.
+func (l *Log) Open(it store.Item) (Position, Entry, error) {
+	p, err := PositionOf(it.Key)
+	if err != nil {
+		return p, Entry{}, err
 	}
 	r, err := store.Decode[row](it.Value)
 	if err != nil {
-		return index, Entry{}, fmt.Errorf("%w: entry %d: %w", ErrTampered, index, err)
+		return p, Entry{}, fmt.Errorf("%w: entry %d of %s: %w", ErrTampered, p.Index, p.Node, err)
 	}
-	if !hmac.Equal(r.MAC, l.mac(index, r.Entry)) {
-		return index, Entry{}, fmt.Errorf("%w: entry %d: its MAC is wrong", ErrTampered, index)
+	if !hmac.Equal(r.MAC, l.mac(p, r.Entry)) {
+		return p, Entry{}, fmt.Errorf("%w: entry %d of %s: its MAC is wrong", ErrTampered, p.Index, p.Node)
 	}
-	if e, err = Decode(r.Entry); err != nil {
-		return index, Entry{}, fmt.Errorf("%w: entry %d: %w", ErrTampered, index, err)
+	e, err := Decode(r.Entry)
+	if err == nil && e.Node != p.Node {
+		err = errors.New("it names another node")
 	}
-	return index, e, nil
+	if err != nil {
+		return p, Entry{}, fmt.Errorf("%w: entry %d of %s: %w", ErrTampered, p.Index, p.Node, err)
+	}
+	return p, e, nil
 }
