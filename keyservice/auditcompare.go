@@ -153,7 +153,7 @@ type logged struct {
 
 // remember takes note of what an entry says about tokens, and returns what is wrong with that.
 func remember(tokens map[string]*logged, e LoggedEntry) (found []Discrepancy) {
-	if e.Reason == entryChanged || e.Reason == entryMissing {
+	if !e.genuine() {
 		return []Discrepancy{{What: e.Reason, Node: e.Node, Logged: e.Index}}
 	}
 	about := []audit.Entry{e.Entry}

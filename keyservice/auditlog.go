@@ -23,6 +23,9 @@ type LoggedEntry struct {
 	audit.Entry
 }
 
+// genuine tells an entry from what stands for one that was changed or removed.
+func (e LoggedEntry) genuine() bool { return e.Schema != 0 }
+
 // AuditLog is the log of one node.
 type AuditLog struct {
 	Node    string

@@ -25,6 +25,8 @@ import (
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 	"ramzban/keyservice/store/badgerstore"
+	"ramzban/keyservice/store/pgstore"
+	"ramzban/keyservice/store/pgstore/pgtest"
 	"ramzban/softhsm"
 )
 
@@ -46,7 +48,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer func() { _ = theHSM.Close() }()
-		return m.Run()
+		return pgtest.Run(m)
 	}())
 }
 
@@ -63,13 +65,21 @@ var (
 type world struct {
 	*Service
 	t     testing.TB
-	dir   string
-	db    *badgerstore.Store
+	node  string
+	open  func() (database, error)
+	db    database
 	clock *fakeClock
+	skew  time.Duration // of the node's clock, which is ahead by it
 	hsm   *faultyHSM
 	store *faultyStore
 
 	logbook *audit.Log
+}
+
+// database is an open engine.
+type database interface {
+	store.Store
+	Close() error
 }
 
 type fakeClock struct {
@@ -187,31 +197,63 @@ func otherProfiles() map[string]Profile {
 	return profiles
 }
 
+// birth is when the worlds' clocks begin.
+var birth = time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)
+
+// newWorld is a service of one node.
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, dir: t.TempDir(), clock: &fakeClock{now: time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)}, hsm: &faultyHSM{HSM: theHSM}}
-	w.open()
-	t.Cleanup(func() { require.NoError(t, w.db.Close()) })
+	dir := t.TempDir()
+	w := &world{t: t, node: "node-1", clock: &fakeClock{now: birth}}
+	w.open = func() (database, error) {
+		return badgerstore.Open(badgerstore.Options{Dir: dir, Node: w.node, Clock: w.clock.Now, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
+	}
+	w.begin()
 	return w
 }
 
-// open starts the service on what is stored in the world's directory.
-func (w *world) open() {
+// newCluster is a service of several nodes that share a database. Their clocks are ahead of the world's by so much.
+func newCluster(t testing.TB, skews ...time.Duration) []*world {
+	dsn, clock := pgtest.Database(t), &fakeClock{now: birth}
+	var nodes []*world
+	for i, skew := range skews {
+		w := &world{t: t, node: fmt.Sprintf("node-%d", i+1), clock: clock, skew: skew}
+		w.open = func() (database, error) {
+			return pgstore.Open(context.Background(), pgstore.Options{DSN: dsn, Node: w.node, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
+		}
+		w.begin()
+		nodes = append(nodes, w)
+	}
+	return nodes
+}
+
+// begin starts the node for the rest of the test.
+func (w *world) begin() {
+	w.hsm = &faultyHSM{HSM: theHSM}
+	w.start()
+	w.t.Cleanup(func() { require.NoError(w.t, w.db.Close()) })
+}
+
+// start starts the service on what is stored.
+func (w *world) start() {
 	key, err := w.hsm.StateKey(context.Background())
 	require.NoError(w.t, err)
-	w.logbook = audit.NewLog(key, "node-1")
-	db, err := badgerstore.Open(badgerstore.Options{Dir: w.dir, Node: "node-1", Clock: w.clock.Now, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
+	w.logbook = audit.NewLog(key, w.node)
+	w.db, err = w.open()
 	require.NoError(w.t, err)
-	w.db, w.store = db, &faultyStore{Store: db}
+	w.store = &faultyStore{Store: w.db}
 	w.restart()
 }
+
+// now is the node's clock.
+func (w *world) now() time.Time { return w.clock.Now().Add(w.skew) }
 
 // restart forgets everything the service holds in memory.
 func (w *world) restart() {
 	all := profiles()
 	maps.Copy(all, otherProfiles())
 	s, err := New(context.Background(), Config{
-		HSM: w.hsm, Store: w.store, Audit: w.logbook, Node: "node-1", Profiles: all, Uses: []string{"second-pin", "login"}, Guess: limits, FailedSubjects: 1000,
-		Clock: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+		HSM: w.hsm, Store: w.store, Audit: w.logbook, Node: w.node, Profiles: all, Uses: []string{"second-pin", "login"}, Guess: limits, FailedSubjects: 1000,
+		Clock: w.now, Log: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(w.t, err)
 	w.Service = s

@@ -90,13 +90,26 @@ func TestConcurrentHistoriesAreLinearisable(t *testing.T) {
 	model := specification(policy.LookAhead, policy.ResyncAhead)
 	for round := range 12 {
 		p := w.enrol(card(round), "counter-8")
-		history := w.record(p, card(round), uint64(round))
+		history := sent(p, card(round), uint64(round), w)
 		require.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(model, history, time.Minute), "round %d: %+v", round, history)
 	}
 }
 
-// record lets ten clients send eight requests each, and notes when each began and ended.
-func (w *world) record(p *phone, subject string, round uint64) []porcupine.Operation {
+// Nor does it matter to which of three nodes they send it.
+func TestConcurrentHistoriesOfNodesAreLinearisable(t *testing.T) {
+	nodes := newCluster(t, 0, 0, 0)
+	policy := policies()["counter-8"]
+	model := specification(policy.LookAhead, policy.ResyncAhead)
+	for round := range 12 {
+		p := nodes[0].enrol(card(round), "counter-8")
+		history := sent(p, card(round), uint64(round), nodes...)
+		require.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(model, history, time.Minute), "round %d: %+v", round, history)
+	}
+	nodes[2].requireNothingFound()
+}
+
+// sent lets ten clients send eight requests each, to any node, and notes when each began and ended.
+func sent(p *phone, subject string, round uint64, nodes ...*world) []porcupine.Operation {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var history []porcupine.Operation
@@ -107,7 +120,7 @@ func (w *world) record(p *phone, subject string, round uint64) []porcupine.Opera
 			for range 8 {
 				op := randomOperation(random)
 				call := time.Since(began).Nanoseconds()
-				out := w.carryOut(p, subject, op)
+				out := nodes[random.IntN(len(nodes))].carryOut(p, subject, op)
 				mu.Lock()
 				history = append(history, porcupine.Operation{ClientId: client, Input: op, Call: call, Output: out, Return: time.Since(began).Nanoseconds()})
 				mu.Unlock()

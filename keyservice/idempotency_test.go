@@ -88,7 +88,7 @@ func TestARepeatedVerificationGetsTheFirstAnswer(t *testing.T) {
 // reopen ends the service and its database, and starts both again.
 func (w *world) reopen() {
 	require.NoError(w.t, w.db.Close())
-	w.open()
+	w.start()
 }
 
 func TestARepeatedIssueGetsTheFirstTokenAndARefusalStays(t *testing.T) {

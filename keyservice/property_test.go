@@ -16,9 +16,17 @@ import (
 // For any interleaving of right, repeated, old and wrong passwords by serial and by subject, SMS passwords,
 // resynchronisations, unlocks, suspensions, clock changes, restarts, and commits whose answer is lost or that are not
 // made: no password is accepted twice, the watermark never falls, and misses vanish only when they are forgiven.
-func TestNoInterleavingAcceptsAPasswordTwice(t *testing.T) {
-	w := newWorld(t)
-	n := 0
+func TestNoInterleavingAcceptsAPasswordTwice(t *testing.T) { interleave(t, newWorld(t)) }
+
+// Nor is it, if each request goes to any of three nodes, whose clocks differ by a minute.
+func TestNoInterleavingOfNodesAcceptsAPasswordTwice(t *testing.T) {
+	nodes := newCluster(t, 0, 30*time.Second, -30*time.Second)
+	interleave(t, nodes...)
+	nodes[1].requireNothingFound()
+}
+
+func interleave(t *testing.T, nodes ...*world) {
+	w, n := nodes[0], 0
 	rapid.Check(t, func(r *rapid.T) {
 		n++
 		p := w.enrol(card(n), rapid.SampledFrom([]string{"offline-60", "counter-6", "sha-256", "pin-60"}).Draw(r, "profile"))
@@ -26,7 +34,7 @@ func TestNoInterleavingAcceptsAPasswordTwice(t *testing.T) {
 			p.pin = pin
 			require.NoError(t, w.setPIN(p.serial, pin))
 		}
-		m := &model{world: w, phone: p, card: card(n), accepted: map[uint64]bool{}, answered: map[string]bool{}}
+		m := &model{nodes: nodes, world: w, phone: p, card: card(n), accepted: map[uint64]bool{}, answered: map[string]bool{}}
 		m.sms = w.optedIn(m.card, "second-pin").Serial
 		actions := m.actions()
 		for name, action := range m.faults() {
@@ -34,13 +42,16 @@ func TestNoInterleavingAcceptsAPasswordTwice(t *testing.T) {
 		}
 		actions[""] = m.invariants
 		r.Repeat(actions)
-		w.store.before, w.store.after = nil, nil
+		for _, w := range nodes {
+			w.store.before, w.store.after = nil, nil
+		}
 	})
 }
 
 // model remembers what must never be forgotten.
 type model struct {
-	*world
+	*world   // the node that is asked
+	nodes    []*world
 	phone    *phone
 	card     string
 	sms      string // serial of the card's SMS token
@@ -77,11 +88,14 @@ func (m *model) actions() map[string]func(*rapid.T) {
 func (m *model) faults() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"restart": func(*rapid.T) { m.restart() },
+		"another node": func(r *rapid.T) { m.world = rapid.SampledFrom(m.nodes).Draw(r, "node") },
 		"lose the next answer": func(*rapid.T) {
-			m.store.after = func(store.Change) error { m.store.after = nil; return store.ErrUnknown }
+			s := m.store
+			s.after = func(store.Change) error { s.after = nil; return store.ErrUnknown }
 		},
 		"fail the next commit": func(*rapid.T) {
-			m.store.before = func(store.Change) error { m.store.before = nil; return store.ErrFailed }
+			s := m.store
+			s.before = func(store.Change) error { s.before = nil; return store.ErrFailed }
 		},
 		"time": func(r *rapid.T) {
 			m.clock.add(time.Duration(rapid.IntRange(-90, 300).Draw(r, "seconds")) * time.Second)

@@ -12,7 +12,7 @@ import (
 
 // attack writes rows as someone with the database, but without the HSM, would.
 func (w *world) attack(puts []store.Put, deletes ...store.Key) {
-	entry, err := audit.Encode(audit.Entry{Node: "node-1", Action: "attack"})
+	entry, err := audit.Encode(audit.Entry{Node: w.node, Action: "attack"})
 	require.NoError(w.t, err)
 	_, err = w.db.Commit(context.Background(), store.Change{Put: puts, Delete: deletes, Entry: entry})
 	require.NoError(w.t, err)
