@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo run test test-long check bench dev-packages test-packages test-root
+.PHONY: help tools build demo cluster-demo run test test-long check bench dev-packages cluster-packages test-packages test-root
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RAMZBAN := bin/ramzban
@@ -11,7 +11,7 @@ RACED := ./api/... ./hsm/... ./keyservice/... ./softhsm/...
 
 help: tools ## What there is
 	@echo 'Ramzban, a hardware-backed OTP key service. Targets:'
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 tools:
 	@.ci/go-version
@@ -19,9 +19,12 @@ tools:
 dev-packages: tools
 	@.ci/need softhsm2-util=softhsm2
 
-test-packages: dev-packages
+cluster-packages: dev-packages
+	@.ci/need postgres=postgresql
+
+test-packages: cluster-packages
 	@.ci/need pkcs11-tool=opensc oathtool=oathtool pskctool=pskctool openssl=openssl jq=jq curl=curl \
-	  mkfs.ext4=e2fsprogs mount=mount postgres=postgresql
+	  mkfs.ext4=e2fsprogs mount=mount
 
 test-root: test-packages
 	@.ci/root
@@ -31,6 +34,9 @@ build: tools ## Build bin/ramzban
 
 demo: dev-packages build ## Show a token from enrolment to a refused second use, then end
 	@$(RAMZBAN) dev demo
+
+cluster-demo: cluster-packages build ## Show two nodes on one PostgreSQL, and one carry on alone, then end
+	@$(RAMZBAN) dev cluster-demo
 
 run: dev-packages build ## Run the service for development: 127.0.0.1:8443, state and certificates in var/dev
 	@exec $(RAMZBAN) dev run

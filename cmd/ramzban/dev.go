@@ -23,8 +23,8 @@ const (
 )
 
 func devCommand() *cobra.Command {
-	return group("dev", "For development: the service with a throw-away HSM and PKI, and a demonstration",
-		devRunCommand(), devDemoCommand())
+	return group("dev", "For development: the service with a throw-away HSM and PKI, and demonstrations",
+		devRunCommand(), devDemoCommand(), devClusterDemoCommand())
 }
 
 func devRunCommand() *cobra.Command {

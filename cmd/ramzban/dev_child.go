@@ -15,7 +15,7 @@ import (
 // childEnd is how long the service may take to end before it is killed.
 const childEnd = 30 * time.Second
 
-// child is a `ramzban dev run` of our own.
+// child is a service of our own.
 type child struct {
 	cmd    *exec.Cmd
 	ops    string
@@ -23,16 +23,17 @@ type child struct {
 	exited chan struct{}
 }
 
-// startChild runs this binary again. It is ended with ctx at the latest.
-func startChild(ctx context.Context, d dev) (*child, error) {
+// startChild runs this binary again as the service of d; its output is in the folder, under its name. It is ended with ctx
+// at the latest.
+func startChild(ctx context.Context, d dev, name string, args ...string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding the ramzban binary: %w", err)
 	}
-	c := &child{ops: d.ops, stderr: filepath.Join(d.dir, "errors.log"), exited: make(chan struct{})}
-	c.cmd = exec.CommandContext(ctx, self, "dev", "run")
+	c := &child{ops: d.ops, stderr: filepath.Join(d.dir, name+"-errors.log"), exited: make(chan struct{})}
+	c.cmd = exec.CommandContext(ctx, self, args...)
 	c.cmd.Env = append(os.Environ(), devDirEnv+"="+d.dir, apiEnv+"="+d.api, opsEnv+"="+d.ops)
-	stdout, err := os.OpenFile(filepath.Join(d.dir, "service.log"), os.O_CREATE|os.O_WRONLY, privateFile)
+	stdout, err := os.OpenFile(filepath.Join(d.dir, name+".log"), os.O_CREATE|os.O_WRONLY, privateFile)
 	if err != nil {
 		return nil, fmt.Errorf("starting the service: %w", err)
 	}
@@ -106,5 +107,14 @@ func (c *child) end() error {
 	if !c.cmd.ProcessState.Success() {
 		return fmt.Errorf("the service ended with %s", c.cmd.ProcessState)
 	}
+	return nil
+}
+
+// kill ends this process, by its own id, as a power cut would, and waits.
+func (c *child) kill() error {
+	if err := c.cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("killing the service: %w", err)
+	}
+	<-c.exited
 	return nil
 }

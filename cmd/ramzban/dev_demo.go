@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,8 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,10 +35,8 @@ func devDemoCommand() *cobra.Command {
 // demo is the demonstration under way.
 type demo struct {
 	dev
-	out   io.Writer
-	wrote error // of out, the first
-	steps int
-	now   func() time.Time
+	narrator
+	now func() time.Time
 
 	phone     phone
 	issued    wire.IssueAnswer
@@ -59,7 +54,7 @@ func runDemo(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("demonstration: %w", err)
 	}
-	d := &demo{out: out, now: time.Now, dev: dev{dir: dir}}
+	d := &demo{narrator: narrator{out: out}, now: time.Now, dev: dev{dir: dir}}
 	if err := d.run(ctx); err != nil {
 		return fmt.Errorf("demonstration, step %d: %w: the service's log is in %s", d.steps, err, dir)
 	}
@@ -76,7 +71,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.introduce(); err != nil {
 		return err
 	}
-	child, err := startChild(ctx, d.dev)
+	child, err := startChild(ctx, d.dev, "service", "dev", "run")
 	if err != nil {
 		return err
 	}
@@ -109,18 +104,6 @@ func freePorts() (api, ops string, err error) {
 	return a.Addr().String(), o.Addr().String(), errors.Join(a.Close(), o.Close())
 }
 
-func (d *demo) title(what, why string) {
-	d.steps++
-	_ = d.print("\n%d. %s\n%s\n", d.steps, what, wrap(why, "   "))
-}
-
-func (d *demo) print(format string, a ...any) error {
-	if _, err := fmt.Fprintf(d.out, format+"\n", a...); err != nil && d.wrote == nil {
-		d.wrote = fmt.Errorf("showing the demonstration: %w", err)
-	}
-	return d.wrote
-}
-
 // call shows a request and its answer. Any other status than the one promised is an error.
 func (d *demo) call(ctx context.Context, q question, status int, out any) error {
 	key := ""
@@ -138,62 +121,4 @@ func (d *demo) call(ctx context.Context, q question, status int, out any) error 
 		mark = "\n   Idempotency-Replayed: true"
 	}
 	return d.print("   ← %d %s%s%s", status, http.StatusText(status), mark, show(out))
-}
-
-// exchange calls the service without showing it.
-func (d *demo) exchange(ctx context.Context, q question, status int, out any) error {
-	got, err := d.ask(ctx, q)
-	if err != nil {
-		return err
-	}
-	if got.replayed != q.repeated {
-		return fmt.Errorf("%s %s: is the answer a repeated one? It should be %v", q.method, q.path, q.repeated)
-	}
-	if got.status != status {
-		return fmt.Errorf("%s %s should answer %d but answered %d: %s", q.method, q.path, status, got.status, got.body)
-	}
-	return json.Unmarshal(got.body, out)
-}
-
-// longString is what does not fit 80 columns: keys and wrapped seeds.
-var longString = regexp.MustCompile(`"[^" ]{48,}"`)
-
-// show writes JSON in as few lines as it needs below the line that announces it, with long strings cut.
-func show(v any) string {
-	if v == nil {
-		return ""
-	}
-	b, err := json.MarshalIndent(v, "", " ")
-	if err != nil {
-		return " (cannot be shown: " + err.Error() + ")"
-	}
-	text := longString.ReplaceAllStringFunc(string(b), func(s string) string {
-		return fmt.Sprintf("%s…%s(%d%scharacters)\"", s[:25], unbroken, len(s)-2, unbroken)
-	})
-	text = brackets.ReplaceAllString(text, "$1$2")
-	text = wrap(strings.ReplaceAll(text, `": `, `":`+unbroken), "    ")
-	return "\n" + strings.ReplaceAll(text[1:], unbroken, " ") // all lines but the first stand behind the bracket
-}
-
-// brackets are those of indented JSON, with the line ends inside them.
-var brackets = regexp.MustCompile(`([\[{])\n *|\n *([\]}])`)
-
-// unbroken stands for a space at which no line ends: JSON has no such character.
-const unbroken = "\x00"
-
-// wrap breaks text into lines of at most 80 columns, each with the indent.
-func wrap(text, indent string) string {
-	var lines []string
-	line := indent
-	for _, word := range strings.Fields(text) {
-		if len(line) > len(indent) && len(line)+1+len(word) > 80 {
-			lines = append(lines, line)
-			line = indent
-		}
-		if len(line) > len(indent) {
-			line += " "
-		}
-		line += word
-	}
-	return strings.Join(append(lines, line), "\n")
 }

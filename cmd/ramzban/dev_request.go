@@ -86,3 +86,18 @@ func (d dev) transport(as string) (*http.Transport, error) {
 		MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: []tls.Certificate{cert},
 	}}, nil
 }
+
+// exchange calls the service without showing it.
+func (d dev) exchange(ctx context.Context, q question, status int, out any) error {
+	got, err := d.ask(ctx, q)
+	if err != nil {
+		return err
+	}
+	if got.replayed != q.repeated {
+		return fmt.Errorf("%s %s: is the answer a repeated one? It should be %v", q.method, q.path, q.repeated)
+	}
+	if got.status != status {
+		return fmt.Errorf("%s %s should answer %d but answered %d: %s", q.method, q.path, status, got.status, got.body)
+	}
+	return json.Unmarshal(got.body, out)
+}

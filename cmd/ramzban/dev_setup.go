@@ -30,13 +30,7 @@ func (d dev) setUp(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(dir, privateFolder); err != nil {
-		return "", err
-	}
-	if err := d.setUpPKI(filepath.Join(dir, "pki")); err != nil {
-		return "", err
-	}
-	token, err := softhsm.Provision(ctx, filepath.Join(dir, "hsm"))
+	token, err := d.setUpKeys(ctx, dir)
 	if err != nil {
 		return "", err
 	}
@@ -53,6 +47,17 @@ func (d dev) setUp(ctx context.Context) (string, error) {
 	}
 	header := "# Made by `ramzban dev run`; yours to change. `ramzban config example` explains every key.\n"
 	return path, replaceFile(path, append([]byte(header), b...))
+}
+
+// setUpKeys makes the certificates and the HSM.
+func (d dev) setUpKeys(ctx context.Context, dir string) (*softhsm.Token, error) {
+	if err := os.MkdirAll(dir, privateFolder); err != nil {
+		return nil, err
+	}
+	if err := d.setUpPKI(filepath.Join(dir, "pki")); err != nil {
+		return nil, err
+	}
+	return softhsm.Provision(ctx, filepath.Join(dir, "hsm"))
 }
 
 func (d dev) setUpPKI(dir string) error {
