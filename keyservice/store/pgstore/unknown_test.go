@@ -42,19 +42,19 @@ func (j *journal) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j,
 func TestCommitCutOff(t *testing.T) {
 	server := pgtest.Start(t)
 	for name, test := range map[string]struct {
-		at     cut
+		at     pgtest.Cut
 		result string // what is found out; "": either
 	}{
-		"before the server has it": {beforeCommit, "committed=false"},
-		"while it is sent":         {withCommit, ""},
-		"before the answer":        {beforeAnswer, "committed=true"},
+		"before the server has it": {pgtest.BeforeCommit, "committed=false"},
+		"while it is sent":         {pgtest.WithCommit, ""},
+		"before the answer":        {pgtest.BeforeAnswer, "committed=true"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var next atomic.Int64
-			p := startProxy(t, server, func() cut { return cut(next.Swap(int64(pass))) })
+			p := server.StartProxy(t, func() pgtest.Cut { return pgtest.Cut(next.Swap(int64(pgtest.Pass))) })
 			var log journal
 			database := connectTo(t, server.Database(t)).Config().Database
-			s := openTest(t, Options{DSN: p.dsn(database), Sequencer: logOf("a"), Log: log.logger()})
+			s := openTest(t, Options{DSN: p.DSN(database), Sequencer: logOf("a"), Log: log.logger()})
 			answers := map[string]error{}
 			for i := range 20 {
 				next.Store(int64(test.at))
@@ -68,7 +68,7 @@ func TestCommitCutOff(t *testing.T) {
 			requireLogs(t, s, answers, "a")
 			require.Equal(t, 20, lines(log.String(), "found out"))
 			require.GreaterOrEqual(t, lines(log.String(), test.result), 20)
-			require.Zero(t, p.cancels.Load(), "no COMMIT is cancelled")
+			require.Zero(t, p.Cancels.Load(), "no COMMIT is cancelled")
 		})
 	}
 }
@@ -76,13 +76,13 @@ func TestCommitCutOff(t *testing.T) {
 // TestConnectionsCutUnderLoad cuts one in four COMMITs of two nodes, those of finding out too.
 func TestConnectionsCutUnderLoad(t *testing.T) {
 	server := pgtest.Start(t)
-	p := startProxy(t, server, func() cut { return cut(max(0, rand.IntN(12)-8)) })
-	dsn := p.dsn(connectTo(t, server.Database(t)).Config().Database)
+	p := server.StartProxy(t, func() pgtest.Cut { return pgtest.Cut(max(0, rand.IntN(12)-8)) })
+	dsn := p.DSN(connectTo(t, server.Database(t)).Config().Database)
 	a := openUntil(t, Options{DSN: dsn, Node: "a", Sequencer: logOf("a")})
 	b := openUntil(t, Options{DSN: dsn, Node: "b", Sequencer: logOf("b")})
 	answers := storetest.Race(t, storetest.Contest{Rounds: storetest.Scaled(100, 2000), Registers: storetest.Scaled(10, 200), Faulty: true}, a, b)
 	requireLogs(t, a, answers, "a", "b")
-	require.Greater(t, p.commits.Load(), int64(100))
+	require.Greater(t, p.Commits.Load(), int64(100))
 }
 
 // openUntil opens a store although the proxy may cut the COMMIT of its opening.
@@ -219,8 +219,8 @@ func TestWaitForTheStandbyCutShort(t *testing.T) {
 func TestBrokenWhileItWaitsForTheStandby(t *testing.T) {
 	server := pgtest.Start(t)
 	dsn := server.Database(t)
-	p := startProxy(t, server, func() cut { return pass })
-	s := openTest(t, Options{DSN: p.dsn(connectTo(t, dsn).Config().Database), Sequencer: logOf("a"), StatementTimeout: 4 * time.Second})
+	p := server.StartProxy(t, func() pgtest.Cut { return pgtest.Pass })
+	s := openTest(t, Options{DSN: p.DSN(connectTo(t, dsn).Config().Database), Sequencer: logOf("a"), StatementTimeout: 4 * time.Second})
 	operator := connectTo(t, dsn)
 	absentStandby(t, server)
 
@@ -228,13 +228,13 @@ func TestBrokenWhileItWaitsForTheStandby(t *testing.T) {
 	impatient := submit(ctx, s, change("k", "v"))
 	waitFor(t, operator, "a", "SyncRep")
 	patient := submit(context.Background(), s, change("l", "v"))
-	p.cutAll()
+	p.CutAll()
 	waitFor(t, operator, "a", "transactionid")
 	waitFor(t, operator, "a", "SyncRep")
 	cancel()
 	require.ErrorIs(t, receive(t, impatient).err, store.ErrUnknown)
 	requireUnanswered(t, patient)
-	require.Zero(t, p.cancels.Load())
+	require.Zero(t, p.Cancels.Load())
 
 	letGo(t, server)
 	require.EqualValues(t, 1, receive(t, patient).index)

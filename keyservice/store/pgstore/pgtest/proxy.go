@@ -1,4 +1,4 @@
-package pgstore
+package pgtest
 
 import (
 	"bytes"
@@ -11,40 +11,42 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
-	"ramzban/keyservice/store/pgstore/pgtest"
+	"ramzban/keyservice/store/pgstore/pgserver"
 )
 
-// cut says where a proxy cuts a connection at a COMMIT.
-type cut int
+// Cut says where a proxy cuts a connection at a COMMIT.
+type Cut int
 
+// The places of a Cut.
 const (
-	pass         cut = iota
-	beforeCommit     // the server never sees it
-	withCommit       // as soon as it is sent: the server is perhaps working on it
-	beforeAnswer     // when the server has answered
+	Pass         Cut = iota // nowhere
+	BeforeCommit            // the server never sees it
+	WithCommit              // as soon as it is sent: the server is perhaps working on it
+	BeforeAnswer            // when the server has answered
 )
 
-// proxy stands between stores and a server and reads what passes: enough of the protocol to know a COMMIT
+// Proxy stands between stores and a server and reads what passes: enough of the protocol to know a COMMIT
 // (PostgreSQL documentation, chapter "Frontend/Backend Protocol").
-type proxy struct {
+type Proxy struct {
+	Commits atomic.Int64
+	Cancels atomic.Int64 // requests to cancel what another connection does
+
 	listener net.Listener
 	socket   string // of the server
-	decide   func() cut
-	commits  atomic.Int64
-	cancels  atomic.Int64 // requests to cancel what another connection does
+	decide   func() Cut
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 }
 
-// startProxy starts a proxy that asks decide at every COMMIT. It ends with the test.
-func startProxy(t testing.TB, s *pgtest.Server, decide func() cut) *proxy {
+// StartProxy starts a proxy that asks decide at every COMMIT. It ends with the test.
+func (s *Server) StartProxy(t testing.TB, decide func() Cut) *Proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	p := &proxy{listener: listener, socket: s.Socket(), decide: decide, conns: map[net.Conn]struct{}{}}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{listener: listener, socket: s.Socket(), decide: decide, conns: map[net.Conn]struct{}{}}
 	var group sync.WaitGroup
 	group.Go(func() {
 		for {
@@ -57,19 +59,20 @@ func startProxy(t testing.TB, s *pgtest.Server, decide func() cut) *proxy {
 	})
 	t.Cleanup(func() {
 		listener.Close()
-		p.cutAll()
+		p.CutAll()
 		group.Wait()
 	})
 	return p
 }
 
-func (p *proxy) dsn(database string) string {
+// DSN returns a DSN for the superuser, through the proxy.
+func (p *Proxy) DSN(database string) string {
 	address := p.listener.Addr().(*net.TCPAddr)
-	return fmt.Sprintf("host=127.0.0.1 port=%d sslmode=disable user=postgres dbname=%s", address.Port, database)
+	return fmt.Sprintf("host=127.0.0.1 port=%d sslmode=disable user=%s dbname=%s", address.Port, pgserver.Superuser, database)
 }
 
-// cutAll breaks every connection.
-func (p *proxy) cutAll() {
+// CutAll breaks every connection.
+func (p *Proxy) CutAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
@@ -77,20 +80,20 @@ func (p *proxy) cutAll() {
 	}
 }
 
-func (p *proxy) keep(c net.Conn) {
+func (p *Proxy) keep(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns[c] = struct{}{}
 }
 
-func (p *proxy) drop(c net.Conn) {
+func (p *Proxy) drop(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
 	c.Close()
 }
 
-func (p *proxy) serve(client net.Conn) {
+func (p *Proxy) serve(client net.Conn) {
 	p.keep(client)
 	defer p.drop(client)
 	server, err := net.Dial("unix", p.socket)
@@ -120,7 +123,7 @@ func (p *proxy) serve(client net.Conn) {
 var errCut = errors.New("cut")
 
 // forward passes the client's messages on. The first has no type.
-func (p *proxy) forward(client io.Reader, server io.Writer, mute *atomic.Bool) error {
+func (p *Proxy) forward(client io.Reader, server io.Writer, mute *atomic.Bool) error {
 	for header := 4; ; header = 5 {
 		message := make([]byte, header)
 		if _, err := io.ReadFull(client, message); err != nil {
@@ -131,18 +134,18 @@ func (p *proxy) forward(client io.Reader, server io.Writer, mute *atomic.Bool) e
 			return err
 		}
 		if header == 4 && binary.BigEndian.Uint32(message[4:]) == 80877102 {
-			p.cancels.Add(1)
+			p.Cancels.Add(1)
 		}
-		what := pass
+		what := Pass
 		if bytes.Equal(message[header:], []byte("COMMIT\x00")) {
-			p.commits.Add(1)
+			p.Commits.Add(1)
 			what = p.decide()
 		}
-		if what == beforeCommit {
+		if what == BeforeCommit {
 			return errCut
 		}
-		mute.Store(what == withCommit || what == beforeAnswer)
-		if _, err := server.Write(message); err != nil || what == withCommit {
+		mute.Store(what == WithCommit || what == BeforeAnswer)
+		if _, err := server.Write(message); err != nil || what == WithCommit {
 			return errors.Join(err, errCut)
 		}
 	}
