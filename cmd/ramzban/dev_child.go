@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -21,6 +22,7 @@ type child struct {
 	ops    string
 	stderr string // the file with what it wrote to standard error
 	exited chan struct{}
+	told   sync.Once // to end: a second signal would end it at once, out of order
 }
 
 // startChild runs this binary again as the service of d; its output is in the folder, under its name. It is ended with ctx
@@ -44,7 +46,7 @@ func startChild(ctx context.Context, d dev, name string, args ...string) (*child
 	}
 	defer func() { _ = stderr.Close() }()
 	c.cmd.Stdout, c.cmd.Stderr = stdout, stderr
-	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
+	c.cmd.Cancel = c.tell
 	c.cmd.WaitDelay = childEnd
 	dieWithParent(c.cmd)
 	if err := c.cmd.Start(); err != nil {
@@ -91,9 +93,14 @@ func (c *child) isReady(ctx context.Context) bool {
 	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
 }
 
+func (c *child) tell() (err error) {
+	c.told.Do(func() { err = c.cmd.Process.Signal(syscall.SIGTERM) })
+	return err
+}
+
 // end asks this process, by its own id, to end, and waits.
 func (c *child) end() error {
-	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := c.tell(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("ending the service: %w", err)
 	}
 	select {
