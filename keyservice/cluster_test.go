@@ -128,7 +128,9 @@ func TestEachNodeHasALogOfItsOwn(t *testing.T) {
 
 // Whatever is done to the log of one node, or to a row between two nodes, is found at any other.
 func TestLogsThatContradictEachOtherAreFound(t *testing.T) {
-	last := func(w *world) store.Key { return audit.EntryKey(audit.Position{Node: w.node, Index: w.head.Load() - 1}) }
+	last := func(w *world) store.Key {
+		return audit.EntryKey(audit.Position{Node: w.node, Index: w.head.Load() - 1})
+	}
 	attacks := map[string]struct {
 		attack func(nodes []*world, p *phone)
 		what   []string
@@ -183,14 +185,12 @@ func entryOf(w *world, index uint64) store.Key {
 func TestALeaseIsTimedByTheDatabase(t *testing.T) {
 	nodes := newCluster(t, 0, time.Hour)
 	ctx := context.Background()
-	l, err := nodes[0].lease(ctx, "job")
-	require.NoError(t, err)
-	_, err = nodes[1].lease(ctx, "job")
+	nodes[0].holdsLease(nodes[0].Service)
+	_, err := nodes[1].lease(ctx, "job")
 	require.ErrorIs(t, err, errLeaseHeld)
 
 	nodes[0].leaseTerm = time.Millisecond
-	l, err = nodes[0].lease(ctx, "job")
-	require.NoError(t, err)
+	l := nodes[0].holdsLease(nodes[0].Service)
 	require.Eventually(t, func() bool {
 		_, err := nodes[1].lease(ctx, "job")
 		return err == nil

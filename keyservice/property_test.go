@@ -87,7 +87,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 
 func (m *model) faults() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
-		"restart": func(*rapid.T) { m.restart() },
+		"restart":      func(*rapid.T) { m.restart() },
 		"another node": func(r *rapid.T) { m.world = rapid.SampledFrom(m.nodes).Draw(r, "node") },
 		"lose the next answer": func(*rapid.T) {
 			s := m.store
