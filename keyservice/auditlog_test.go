@@ -197,3 +197,24 @@ func (w *world) onlyLoggedTwice(serial string) {
 	require.NoError(w.t, err)
 	require.Equal(w.t, []Discrepancy{{Serial: serial, What: loggedTwice, Node: "node-1", Logged: at}}, found)
 }
+
+// Also when the budget's further guesses are logged under the subject's other token.
+func TestABudgetPutBackIsFoundUnderTheOtherToken(t *testing.T) {
+	w := newWorld(t)
+	offline, ctx := w.enrol(card(1), "offline-60"), context.Background()
+	sms := w.optedIn(card(1), "second-pin").Serial
+	o, err := w.ownerOf(ctx, ClassCard, seed.NewSubject(card(1)))
+	require.NoError(t, err)
+	older := w.row(budgetKey(o.subject, "second-pin"))
+	w.try(offline, offline.wrong())
+	w.attack([]store.Put{older})
+	code := w.ask(card(1), nil)
+	wrong := bySubject(card(1), offline.wrong())
+	require.False(t, w.verify(wrong).Accepted)
+	log := w.entries()
+	require.Equal(t, sms, log[len(log)-2].Serial, "logged under the token whose password %v waits", code.ExpiresAt)
+	found, err := w.CompareAudit(ctx, auditor)
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Equal(t, Discrepancy{What: loggedTwice, Logged: 1, Stored: 1}, Discrepancy{What: found[0].What, Logged: found[0].Logged, Stored: found[0].Stored})
+}

@@ -1,6 +1,9 @@
 package keyservice
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // What can be wrong with the sequence numbers that the logs give the writes of one row.
 const (
@@ -17,21 +20,15 @@ type sequences []run
 // run is an unbroken series of writes, and the watermarks after its first and last one.
 type run struct{ first, last, low, high uint64 }
 
-// add takes note of one write; it returns what is wrong with it, "" if nothing is.
-func (s *sequences) add(number, watermark uint64) string {
-	i, found := slices.BinarySearchFunc(*s, number, func(r run, n uint64) int {
-		switch {
-		case r.last < n:
-			return -1
-		case r.first > n:
-			return 1
-		}
-		return 0
-	})
-	if found {
+func oneWrite(number, watermark uint64) run { return run{number, number, watermark, watermark} }
+
+// add takes note of one write, or of an unbroken run of them; it returns what is wrong with it, "" if nothing is.
+func (s *sequences) add(r run) string {
+	i, _ := slices.BinarySearchFunc(*s, r.first, func(r run, n uint64) int { return cmp.Compare(r.last, n) })
+	if i < len(*s) && (*s)[i].first <= r.last {
 		return loggedTwice
 	}
-	*s = slices.Insert(*s, i, run{number, number, watermark, watermark})
+	*s = slices.Insert(*s, i, r)
 	back := s.joinNext(i)
 	if i > 0 {
 		back = s.joinNext(i-1) || back

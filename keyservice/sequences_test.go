@@ -39,7 +39,7 @@ func TestSequencesFindEveryContradiction(t *testing.T) {
 		found := ""
 		var s sequences
 		for _, w := range writes {
-			if what := s.add(w.number, w.watermark); what != "" {
+			if what := s.add(oneWrite(w.number, w.watermark)); what != "" {
 				found = what
 			}
 		}

@@ -258,6 +258,8 @@ func describe(d wire.Discrepancy) string {
 	switch {
 	case d.Node != "":
 		return fmt.Sprintf("%s: %s", where, d.What)
+	case d.What == "logged twice":
+		return fmt.Sprintf("%s  %s, under another token too: guesses among %d to %d", where, d.What, d.Logged, d.Stored)
 	case d.What == "not logged":
 		return fmt.Sprintf("%s  %s: writes %d to %d", where, d.What, d.Logged+1, d.Stored)
 	}

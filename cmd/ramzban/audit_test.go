@@ -44,10 +44,11 @@ func TestComparisonFailsOnADiscrepancy(t *testing.T) {
 
 func TestDiscrepanciesAreSaidInWords(t *testing.T) {
 	for want, d := range map[string]wire.Discrepancy{
-		"402519938461  entry 970 of node-2: logged twice":          {Serial: "402519938461", What: "logged twice", Node: "node-2", Logged: 970},
-		"entry 3 of node-1: audit entry missing":                   {What: "audit entry missing", Node: "node-1", Logged: 3},
-		"402519938461  not logged: writes 4 to 6":                  {Serial: "402519938461", What: "not logged", Logged: 3, Stored: 6},
-		"402519938461  live token: the log says 1, the database 0": {Serial: "402519938461", What: "live token", Logged: 1},
+		"402519938461  entry 970 of node-2: logged twice":                           {Serial: "402519938461", What: "logged twice", Node: "node-2", Logged: 970},
+		"402519938461  logged twice, under another token too: guesses among 4 to 6": {Serial: "402519938461", What: "logged twice", Logged: 4, Stored: 6},
+		"entry 3 of node-1: audit entry missing":                                    {What: "audit entry missing", Node: "node-1", Logged: 3},
+		"402519938461  not logged: writes 4 to 6":                                   {Serial: "402519938461", What: "not logged", Logged: 3, Stored: 6},
+		"402519938461  live token: the log says 1, the database 0":                  {Serial: "402519938461", What: "live token", Logged: 1},
 	} {
 		require.Equal(t, want, describe(d))
 	}
