@@ -46,6 +46,15 @@ func (d *deployment) startServing(t *testing.T, flags ...string) {
 	d.waitReady()
 }
 
+// another is a further process with this deployment's keys and database.
+func (d *deployment) another(t *testing.T, node string) *deployment {
+	t.Helper()
+	n := &deployment{service: newService(t), config: d.config}
+	n.keys, n.config.Node = d.dir, node
+	n.config.API.Listen, n.config.Operator.Listen = n.api, n.ops
+	return n
+}
+
 func tables(t *testing.T, dsn string) (n int) {
 	t.Helper()
 	conn, err := pgx.Connect(context.Background(), dsn)
@@ -148,10 +157,8 @@ var wrongPassword = wire.VerificationRequest{Class: "card", Subject: testCard(9)
 func TestFencedNodeEnds(t *testing.T) {
 	d := onPostgres(t, pgtest.Database(t))
 	d.startServing(t, "--new-database")
-	second := &deployment{service: newService(t), config: d.config}
-	second.config.API.Listen, second.config.Operator.Listen = second.api, second.ops
+	second := d.another(t, d.config.Node)
 	second.startServing(t)
-	second.dir = d.dir // its certificates
 	_, err := second.as("core-banking").Verify(t.Context(), wrongPassword)
 	require.NoError(t, err)
 	_, err = d.as("core-banking").Verify(t.Context(), wrongPassword)

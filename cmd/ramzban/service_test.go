@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -32,6 +33,7 @@ const (
 type service struct {
 	t        testing.TB
 	dir      string
+	keys     string // the folder with the PKI, if it is another
 	api, ops string
 	cmd      *exec.Cmd
 	exited   chan struct{}
@@ -91,16 +93,23 @@ func (s *service) appendTo(name string) *os.File {
 
 func (s *service) waitReady() {
 	s.t.Helper()
+	require.True(s.t, s.becomesReady(), "the service ended: %v\n%s", s.err, s.output())
+}
+
+// becomesReady waits until the service is ready, or has ended.
+func (s *service) becomesReady() bool {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
-	for tick := time.NewTicker(10 * time.Millisecond); ; {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		if status, err := get(ctx, "http://"+s.ops+"/readyz"); err == nil && status == http.StatusOK {
-			tick.Stop()
-			return
+			return true
 		}
 		select {
 		case <-s.exited:
-			require.FailNow(s.t, "the service ended", "%v\n%s", s.err, s.output())
+			return false
 		case <-ctx.Done():
 			require.FailNow(s.t, "the service is not ready", "%s", s.output())
 		case <-tick.C:
@@ -171,7 +180,7 @@ func (s *service) as(name string) *client.Client {
 	return c
 }
 
-func (s *service) pki(file string) string { return filepath.Join(s.dir, "pki", file) }
+func (s *service) pki(file string) string { return filepath.Join(cmp.Or(s.keys, s.dir), "pki", file) }
 
 // customer is someone with a card and an activated phone. Use is what its passwords are good for.
 type customer struct {
