@@ -2,12 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo cluster-demo run test test-long check bench dev-packages cluster-packages test-packages test-root
+.PHONY: help tools build demo cluster-demo run test test-long cluster-test check bench dev-packages cluster-packages test-packages failover-packages test-root
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RAMZBAN := bin/ramzban
 # Packages whose tests race goroutines inside the test process; those of cmd drive the real binary instead.
 RACED := ./api/... ./hsm/... ./keyservice/... ./softhsm/...
+# The tests that break a set of PostgreSQL servers take minutes, and packages that the others do without.
+FAILOVER := ./cmd/ramzban/failover
 
 help: tools ## What there is
 	@echo 'Ramzban, a hardware-backed OTP key service. Targets:'
@@ -24,7 +26,10 @@ cluster-packages: dev-packages
 
 test-packages: cluster-packages
 	@.ci/need pkcs11-tool=opensc oathtool=oathtool pskctool=pskctool openssl=openssl jq=jq curl=curl \
-	  mkfs.ext4=e2fsprogs mount=mount
+	  mkfs.ext4=e2fsprogs mount=mount ip=iproute2
+
+failover-packages: test-packages
+	@.ci/need patroni=patroni etcd=etcd-server
 
 test-root: test-packages
 	@.ci/root
@@ -43,11 +48,15 @@ run: dev-packages build ## Run the service for development: 127.0.0.1:8443, stat
 
 test: test-root ## Run all tests
 	go test -race -count=1 -timeout 30m $(RACED)
-	go test -count=1 -timeout 30m ./cmd/...
+	go test -count=1 -timeout 30m ./cmd/ramzban
 
-test-long: test-root ## Run all tests in their long form: kill loops, power cuts, large scans
+test-long: test-root failover-packages ## Run all tests in their long form: kill loops, power cuts, large scans
 	RAMZBAN_TEST_LONG=1 go test -race -count=1 -timeout 2h $(RACED)
-	RAMZBAN_TEST_LONG=1 go test -count=1 -timeout 2h ./cmd/...
+	RAMZBAN_TEST_LONG=1 go test -count=1 -timeout 2h ./cmd/ramzban
+	go test -v -race -count=1 -timeout 30m $(FAILOVER)
+
+cluster-test: test-root failover-packages ## Break three PostgreSQL servers under Patroni in each way ten times, under load
+	go test -v -race -count=10 -timeout 2h $(FAILOVER)
 
 check: test-root ## Format, vet, staticcheck, tidy go.mod, brief fuzzing, all tests with -race
 	@unformatted=$$(gofmt -l api cmd hsm keyservice softhsm); \
@@ -56,7 +65,7 @@ check: test-root ## Format, vet, staticcheck, tidy go.mod, brief fuzzing, all te
 	go run $(STATICCHECK) ./...
 	go mod tidy -diff
 	.ci/fuzz 5
-	go test -race -count=1 -timeout 30m ./...
+	go test -race -count=1 -timeout 30m $(RACED) ./cmd/ramzban
 
 bench: test-packages ## Measure, each beside the raw figure of the same run
-	go test -p 1 -run '^$$' -bench . ./...
+	go test -p 1 -run '^$$' -bench . $(RACED) ./cmd/ramzban

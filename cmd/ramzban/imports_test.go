@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"keyservice/store/pgstore":          {"keyservice/store", "keyservice/store/group"},
 	"keyservice/store/pgstore/pgserver": {},
 	"keyservice/store/pgstore/pgtest":   {"keyservice/store/pgstore/pgserver"},
+	"keyservice/store/pgstore/hatest":   {},
 	"keyservice/store/storetest":        {"keyservice/store"},
 	"keyservice/audit":                  {"keyservice/store"},
 	"keyservice":                        {"keyservice/audit", "keyservice/authz", "keyservice/otp", "keyservice/seed", "keyservice/store"},
@@ -36,6 +37,7 @@ var mayImport = map[string][]string{
 	"api/wire":                          {},
 	"api/client":                        {"api/wire"},
 	"api":                               {"api/wire", "keyservice", "keyservice/audit", "keyservice/authz", "keyservice/otp", "keyservice/seed"},
+	"cmd/ramzban/failover":              {},
 	"cmd/ramzban": {"api", "api/client", "hsm", "hsm/profile", "keyservice", "keyservice/audit", "keyservice/authz",
 		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "softhsm", "api/wire"},
 }

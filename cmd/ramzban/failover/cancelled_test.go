@@ -1,0 +1,74 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/store/pgstore/hatest"
+)
+
+// TestStandbyCutOffAndItsWaitCancelled: the synchronous standby is silent, commits wait for it, and an operator cancels the
+// waits. PostgreSQL then shows as committed, to everybody, what the primary alone has. Then the primary dies for good: the
+// standby that is promoted has never seen it. What was only cancelled was acknowledged to nobody.
+func TestStandbyCutOffAndItsWaitCancelled(t *testing.T) {
+	was, l := roles(t), startLoad(t)
+	idle, victim := l.nodes[2], enrol(t, l.nodes[0], customers)
+	operator := was.Primary.Operator(t, l.dsn)
+
+	require.NoError(t, was.Standby.Cut(hatest.Servers))
+	// This node has done nothing so far. What it commits now begins after the cut: the standby cannot have it.
+	sent := make(chan error, 1)
+	go func() { sent <- l.sendToAll(victim, l.nodes[2:]) }()
+	cancelWait(t, operator, idle.name)
+	require.Eventually(t, func() bool { return idle.log.count("01000") == 1 }, patience, time.Millisecond)
+	cancelAll(t, operator)
+	requireShown(t, operator, idle.name)
+
+	fault := time.Now()
+	require.NoError(t, was.Primary.Cut(hatest.Servers)) // or its kernel would deliver to the standby what is on its way
+	require.NoError(t, was.Primary.Kill())
+	require.NoError(t, was.Standby.Heal())
+	l.survive(fault, was, func() error { return errors.Join(was.Primary.Heal(), was.Primary.Boot()) })
+	require.NoError(t, <-sent)
+	require.Equal(t, 1, idle.log.count("committed=false"), "what was shown is lost")
+	l.waitUntilUsed(victim)
+	l.customers = append(l.customers, victim)
+	l.check()
+}
+
+const waitingQuery = `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'
+	AND application_name = $1`
+
+// cancelWait cancels, as an operator who is impatient, the wait of a node's COMMIT for the standby.
+func cancelWait(t *testing.T, operator *pgx.Conn, node string) {
+	t.Helper()
+	var pid int
+	require.Eventually(t, func() bool {
+		return operator.QueryRow(context.Background(), waitingQuery, "ramzban "+node+" write").Scan(&pid) == nil
+	}, patience, time.Millisecond, "no COMMIT of node %s waits", node)
+	_, err := operator.Exec(context.Background(), "SELECT pg_cancel_backend($1)", pid)
+	require.NoError(t, err)
+}
+
+// cancelAll cancels all waits that there are.
+func cancelAll(t *testing.T, operator *pgx.Conn) {
+	t.Helper()
+	_, err := operator.Exec(context.Background(), `SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND wait_event = 'SyncRep' AND application_name LIKE 'ramzban%'`)
+	require.NoError(t, err)
+}
+
+// requireShown: the first entry of a node is on no standby, and everyone sees it.
+func requireShown(t *testing.T, operator *pgx.Conn, node string) {
+	t.Helper()
+	var shown bool
+	key := audit.EntryKey(audit.Position{Node: node})
+	require.NoError(t, operator.QueryRow(context.Background(), "SELECT EXISTS (SELECT FROM rows WHERE key = $1)", []byte(key)).Scan(&shown))
+	require.True(t, shown)
+}
