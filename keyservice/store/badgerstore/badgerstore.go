@@ -123,47 +123,36 @@ type Store struct {
 var _ store.Store = (*Store)(nil)
 
 // Open opens the database in o.Dir, or makes an empty one. It reads every byte of an existing database once, to find
-// damage before Badger meets it. Errors: ErrLocked, ErrNotWritable, ErrCorrupt, store.ErrNoSpace.
+// damage before Badger meets it. Errors: ErrLocked, ErrNotWritable, ErrCorrupt, store.ErrNoSpace, store.ErrMoved.
 func Open(o Options) (*Store, error) {
 	o = o.withDefaults()
 	if err := store.CheckNode(o.Node); err != nil {
 		return nil, fmt.Errorf("badgerstore: %w", err)
 	}
-	lock, err := lockDir(o.Dir)
+	f, err := openDatabase(o)
 	if err != nil {
 		return nil, err
 	}
-	s, err := open(o, lock)
+	s, err := serve(o, f)
 	if err != nil {
-		return nil, both(err, unlock(lock))
+		return nil, both(err, f.close())
 	}
 	return s, nil
 }
 
-// open is Open with the directory locked.
-func open(o Options, lock *os.File) (*Store, error) {
-	if err := checkSpace(o); err != nil {
-		return nil, fmt.Errorf("opening the database in %s: %w", o.Dir, err)
+// serve makes a store of an open database.
+func serve(o Options, f database) (*Store, error) {
+	if err := f.fence.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Dir, err)
 	}
-	began := time.Now()
-	if err := inspect(o.Dir); err != nil {
-		return nil, corrupt(o.Dir, err)
-	}
-	db, err := openBadger(o)
-	if err != nil {
-		return nil, fmt.Errorf("badgerstore: opening the database in %s: %s", o.Dir, oneLine(err.Error()))
-	}
-	batch, next, err := position(db, o.Node)
-	if err != nil {
-		return nil, corrupt(o.Dir, errors.Join(err, db.Close()))
-	}
-	o.Log.Info("database opened", "dir", o.Dir, "node", o.Node, "batch", batch, "next_index", next, "took_ms", time.Since(began).Milliseconds())
 	rows, err := newRowCache(o.cache)
 	if err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, err
 	}
-	s := &Store{opts: o, db: db, lock: lock, reads: newReaders(db, rows, batch)}
-	s.commits = newCommitter(s, batch, next)
+	next := f.next[o.Node]
+	o.Log.Info("database opened", "dir", o.Dir, "node", o.Node, "batch", f.batch, "next_index", next, "took_ms", f.took.Milliseconds())
+	s := &Store{opts: o, db: f.db, lock: f.lock, reads: newReaders(f.db, rows, f.batch)}
+	s.commits = newCommitter(s, f.batch, next)
 	go s.commits.run()
 	return s, nil
 }

@@ -1,7 +1,6 @@
 package badgerstore
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -9,6 +8,8 @@ import (
 
 	badger "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+
+	"ramzban/keyservice/store"
 )
 
 // The sizes Badger runs with.
@@ -64,11 +65,14 @@ func openBadger(o Options) (db *badger.DB, err error) {
 	return badger.OpenManaged(opts)
 }
 
-// nextPrefix begins the engine's rows.
-const nextPrefix = "\x00badgerstore/next/"
+// The engine's rows. Those of the logs hold a schema byte, then the index of the node's next change, 8 bytes, big endian;
+// other nodes' are those of a database that was copied, or whose node was renamed.
+const (
+	enginePrefix = "\x00badgerstore/"
+	nextPrefix   = enginePrefix + "next/" // then the node's name
+	fenceKey     = enginePrefix + "fence" // a store.Fence; none before the first copy
+)
 
-// nextKey is the row of a node's log: a schema byte, then the index of its next change, 8 bytes, big endian. Rows of other
-// nodes are those of a database that was copied, or whose node was renamed.
 func nextKey(node string) []byte { return []byte(nextPrefix + node) }
 
 const nextSchema = 1
@@ -87,37 +91,49 @@ func decodeNext(b []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(b[1:]), nil
 }
 
-// position returns the number of the last batch and the index of the node's next change. Every batch writes a row of a
-// node: any newer row means that batches are missing.
-func position(db *badger.DB, node string) (batch, next uint64, err error) {
-	batch = db.MaxVersion()
-	txn := db.NewTransactionAt(batch, false)
+// engineRows are what the engine keeps for itself.
+type engineRows struct {
+	batch uint64            // number of the last one
+	next  map[string]uint64 // index of the next change of each node
+	fence store.Fence
+}
+
+// readEngineRows returns the engine's rows as of the last batch. Every batch writes one of them: any newer row means that
+// batches are missing.
+func readEngineRows(db *badger.DB) (engineRows, error) {
+	rows := engineRows{batch: db.MaxVersion(), next: map[string]uint64{}}
+	txn := db.NewTransactionAt(rows.batch, false)
 	defer txn.Discard()
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(nextPrefix)})
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(enginePrefix)})
 	defer it.Close()
 	var newest uint64
 	for it.Rewind(); it.Valid(); it.Next() {
 		newest = max(newest, it.Item().Version())
-		index, err := readNext(it.Item())
-		if err != nil {
-			return 0, 0, fmt.Errorf("reading the next index: %w", err)
-		}
-		if bytes.Equal(it.Item().Key(), nextKey(node)) {
-			next = index
+		if err := rows.read(it.Item()); err != nil {
+			return engineRows{}, err
 		}
 	}
-	if newest != batch {
-		return 0, 0, fmt.Errorf("the newest of the next indexes is of batch %d, the newest row of batch %d", newest, batch)
+	if newest != rows.batch {
+		return engineRows{}, fmt.Errorf("the newest of the engine's rows is of batch %d, the newest row of batch %d", newest, rows.batch)
 	}
-	return batch, next, nil
+	return rows, nil
 }
 
-func readNext(item *badger.Item) (next uint64, err error) {
-	err = item.Value(func(b []byte) error {
-		next, err = decodeNext(b)
+func (r *engineRows) read(item *badger.Item) error {
+	node, isNext := strings.CutPrefix(string(item.Key()), nextPrefix)
+	return item.Value(func(b []byte) (err error) {
+		switch {
+		case isNext:
+			if r.next[node], err = decodeNext(b); err != nil {
+				err = fmt.Errorf("the log of node %s: %w", node, err)
+			}
+		case string(item.Key()) == fenceKey:
+			r.fence, err = store.DecodeFence(b)
+		default:
+			err = fmt.Errorf("the engine's row %q is none of this program's", item.Key())
+		}
 		return err
 	})
-	return next, err
 }
 
 // logger hands Badger's messages to slog, each on one line; what Badger calls information is detail here.

@@ -216,15 +216,17 @@ func get(txn *badger.Txn, k store.Key) (store.Item, error) {
 }
 
 // Snapshot implements store.Store. While it is open, rows it can see stay on disk.
-func (s *Store) Snapshot(ctx context.Context) (store.Snapshot, error) {
+func (s *Store) Snapshot(ctx context.Context) (store.Snapshot, error) { return s.reads.snapshot(ctx) }
+
+func (r *readers) snapshot(ctx context.Context) (store.Snapshot, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	batch, err := s.reads.pin()
+	batch, err := r.pin()
 	if err != nil {
 		return nil, err
 	}
-	return &snapshot{reads: s.reads, batch: batch}, nil
+	return &snapshot{reads: r, batch: batch}, nil
 }
 
 type snapshot struct {

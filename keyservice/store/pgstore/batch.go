@@ -158,7 +158,7 @@ func (c *committer) put(s *session, b batch, entries []group.Write) error {
 	}
 	switch {
 	case *moved != 1:
-		return c.fence()
+		return c.fence(s)
 	case *inserted != int64(len(fresh.keys)):
 		return errRaced
 	}

@@ -137,7 +137,7 @@ func TestRoleWithoutRights(t *testing.T) {
 	require.ErrorIs(t, err, ErrSchema)
 	require.ErrorContains(t, err, "let the role create tables")
 	require.NoError(t, openTest(t, Options{DSN: dsn}).Close())
-	runSQL(t, operator, "GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, goose_db_version TO clerk")
+	runSQL(t, operator, "GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, fence, goose_db_version TO clerk")
 	runSQL(t, operator, "GRANT USAGE, SELECT ON row_versions TO clerk")
 	mustCommit(t, openTest(t, Options{DSN: clerk}), change("k", "v"))
 }

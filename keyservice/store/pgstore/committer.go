@@ -33,7 +33,7 @@ type committer struct {
 	queue  *group.Queue
 	ended  chan struct{}
 
-	failed chan struct{} // closed when another process has fenced this one
+	failed chan struct{} // closed when another process, or a copy of the database, has fenced this one
 	cause  error         // set before failed is closed
 
 	unknowns unknowns // for Stats, at any time
@@ -72,7 +72,7 @@ func (c *committer) connected(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-const takeOverQuery = `INSERT INTO logs (node, epoch, next, version) VALUES ($1, 1, 0, 0)
+const takeOverQuery = `INSERT INTO logs (node, epoch, next, version) SELECT $1, epoch + 1, 0, 0 FROM fence
 	ON CONFLICT (node) DO UPDATE SET epoch = logs.epoch + 1 RETURNING epoch, next`
 
 // A sequence that is behind would give versions that rows have had before.
@@ -94,12 +94,17 @@ func (c *committer) takeOver(ctx context.Context) error {
 
 func (c *committer) beginEpoch(ctx context.Context, s *session) error {
 	var used, whole bool
+	var fence store.Fence
 	exchange := &pgx.Batch{}
 	exchange.Queue(beginStatement)
+	queueFence(exchange, shareFence, &fence) // first: it is what a copy locks first
 	c.opts.Expect.queue(exchange, &used)
 	exchange.Queue(takeOverQuery, c.opts.Node).QueryRow(func(row pgx.Row) error { return row.Scan(&c.epoch, &c.next) })
 	exchange.Queue(sequenceQuery).QueryRow(func(row pgx.Row) error { return row.Scan(&whole) })
 	if err := s.exchange(exchange); err != nil {
+		return err
+	}
+	if err := fence.Check(); err != nil {
 		return err
 	}
 	if err := c.opts.Expect.met(used); err != nil {
@@ -173,9 +178,15 @@ func (c *committer) write(members []*group.Member) (b batch, err error) {
 	return b, err
 }
 
-// fence stops all writing for good.
-func (c *committer) fence() error {
-	c.cause = fmt.Errorf("%w: %s: give each process a name of its own", ErrFenced, c.opts.Node)
+// fence stops all writing for good. A session that can be asked says whether it was for a copy of the database.
+func (c *committer) fence(s *session) error {
+	fence, err := s.fence(readFence)
+	if err == nil {
+		err = fence.Check()
+	}
+	if c.cause = err; !errors.Is(err, store.ErrMoved) {
+		c.cause = fmt.Errorf("%w: %s: give each process a name of its own", ErrFenced, c.opts.Node)
+	}
 	close(c.failed)
 	c.opts.Log.Error("nothing is read or written any more", "error", c.cause)
 	return c.cause

@@ -93,6 +93,7 @@ type Options struct {
 	Log *slog.Logger // nil: slog.Default()
 
 	closeLimit time.Duration // 0: closeLimit
+	transfer   bool          // the database is opened whatever its fence says
 }
 
 // Expectation is what Open demands to find in the database, before it changes anything there.
@@ -151,15 +152,16 @@ type Store struct {
 var _ store.Store = (*Store)(nil)
 
 // Open connects to the database, brings its schema up to date, and takes the node's log over from an earlier process.
-// ctx bounds it. Errors: ErrOptions, ErrUnsuitable, ErrSchema, ErrAbsent, ErrPresent, and those of the network.
+// ctx bounds it. Errors: ErrOptions, ErrUnsuitable, ErrSchema, ErrAbsent, ErrPresent, store.ErrMoved,
+// and those of the network.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	o = o.withDefaults()
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	config, err := pgxpool.ParseConfig(o.DSN)
+	config, err := o.parse()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrOptions, oneLine(err.Error())) // without the password: pgx leaves it out
+		return nil, err
 	}
 	s, err := open(ctx, o, config)
 	if err != nil {
@@ -168,10 +170,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error) {
-	if err := checkTLS(config.ConnConfig); err != nil {
-		return nil, err
+// parse reads the DSN.
+func (o Options) parse() (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(o.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrOptions, oneLine(err.Error())) // without the password: pgx leaves it out
 	}
+	return config, nil
+}
+
+func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error) {
 	if err := prepare(ctx, o, config.ConnConfig); err != nil {
 		return nil, err
 	}
@@ -183,7 +191,7 @@ func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error
 	if err != nil {
 		return nil, errors.Join(err, c.disconnect())
 	}
-	reads.failed = c.failed
+	reads.failed, reads.cause = c.failed, func() error { return c.cause }
 	o.Log.Info("database opened", "node", o.Node, "epoch", c.epoch, "next_index", c.next)
 	go c.run()
 	return &Store{opts: o, queue: c.queue, commits: c, reads: reads}, nil
@@ -191,11 +199,14 @@ func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error
 
 // prepare checks the server before anything is written, and migrates the schema.
 func prepare(ctx context.Context, o Options, config *pgx.ConnConfig) error {
+	if err := checkTLS(config); err != nil {
+		return err
+	}
 	s, err := connect(ctx, o, config)
 	if err != nil {
 		return err
 	}
-	err = o.Expect.check(ctx, s)
+	err = o.look(ctx, s)
 	if closed := s.Close(ctx); err == nil && closed != nil {
 		err = fmt.Errorf("pgstore: %w", closed)
 	}
@@ -217,8 +228,8 @@ func (s *Store) Commit(ctx context.Context, change store.Change) (uint64, error)
 	return s.queue.Commit(ctx, m)
 }
 
-// Failed is closed when another process has fenced this one, which then neither writes nor reads. The process should log
-// Err and exit.
+// Failed is closed when another process, or a copy of the database, has fenced this one, which then neither writes nor reads.
+// Err is ErrFenced or store.ErrMoved. The process should log it and exit.
 func (s *Store) Failed() <-chan struct{} { return s.commits.failed }
 
 // Err returns why the store failed, nil while it has not.

@@ -20,6 +20,7 @@ type readers struct {
 	pool   *pgxpool.Pool
 	room   chan struct{}   // a place for each snapshot that may be open
 	failed <-chan struct{} // closed when the process is fenced
+	cause  func() error    // why, then
 
 	mu     sync.Mutex
 	closed bool
@@ -47,7 +48,7 @@ func (r *readers) ready() error {
 	}
 	select {
 	case <-r.failed:
-		return ErrFenced
+		return r.cause()
 	default:
 		return nil
 	}

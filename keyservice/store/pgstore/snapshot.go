@@ -31,18 +31,21 @@ type snapshot struct {
 
 // Snapshot implements store.Store. While it is open it takes a connection, and the database keeps what it can see: it
 // must not be open for hours. It waits while half of MaxConns are open.
-func (s *Store) Snapshot(ctx context.Context) (store.Snapshot, error) {
-	if err := s.reads.ready(); err != nil {
+func (s *Store) Snapshot(ctx context.Context) (store.Snapshot, error) { return s.reads.take(ctx) }
+
+// take begins a snapshot when there is room for it.
+func (r *readers) take(ctx context.Context) (store.Snapshot, error) {
+	if err := r.ready(); err != nil {
 		return nil, err
 	}
 	select {
-	case s.reads.room <- struct{}{}:
+	case r.room <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	snap, err := s.reads.snapshot(ctx)
+	snap, err := r.snapshot(ctx)
 	if err != nil {
-		<-s.reads.room
+		<-r.room
 		return nil, err
 	}
 	return snap, nil

@@ -11,6 +11,16 @@ CREATE TABLE rows (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 ALTER TABLE rows ALTER COLUMN value SET STORAGE EXTERNAL;
 
+-- One row: value says who may use the database (see store.Fence), note the same for people. epoch is the highest of the logs
+-- that were there before the last copy into it, so that no process of then can pass for one of now.
+CREATE TABLE fence (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    value  bytea   NOT NULL,
+    note   text    NOT NULL,
+    epoch  bigint  NOT NULL
+);
+INSERT INTO fence (value, note, epoch) VALUES ('', '', 0);
+
 -- One row for each node. epoch counts the processes that have been this node: only the last one may write. next is the
 -- index of its next change, version that of its last batch.
 CREATE TABLE logs (
@@ -32,5 +42,6 @@ CREATE TABLE commits (
 -- +goose Down
 DROP TABLE commits;
 DROP TABLE logs;
+DROP TABLE fence;
 DROP TABLE rows;
 DROP SEQUENCE row_versions;
