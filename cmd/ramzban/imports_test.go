@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"keyservice/store/pgstore/pgtest":   {"keyservice/store/pgstore/pgserver"},
 	"keyservice/store/pgstore/hatest":   {},
 	"keyservice/store/storetest":        {"keyservice/store"},
+	"keyservice/store/transfer":         {"keyservice/store"},
 	"keyservice/audit":                  {"keyservice/store"},
 	"keyservice":                        {"keyservice/audit", "keyservice/authz", "keyservice/otp", "keyservice/seed", "keyservice/store"},
 	"hsm/profile":                       {"keyservice/seed"},
@@ -39,7 +40,7 @@ var mayImport = map[string][]string{
 	"api":                               {"api/wire", "keyservice", "keyservice/audit", "keyservice/authz", "keyservice/otp", "keyservice/seed"},
 	"cmd/ramzban/failover":              {},
 	"cmd/ramzban": {"api", "api/client", "hsm", "hsm/profile", "keyservice", "keyservice/audit", "keyservice/authz",
-		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "softhsm", "api/wire"},
+		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "keyservice/store/transfer", "softhsm", "api/wire"},
 }
 
 // onlyIn lists libraries that one package alone may import, so that it can be replaced.
