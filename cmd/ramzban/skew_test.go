@@ -5,13 +5,18 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"ramzban/keyservice/otp"
+	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store/pgstore/pgtest"
 )
 
@@ -84,4 +89,90 @@ func TestClockSkewWithoutAnAnswer(t *testing.T) {
 	<-ended
 	require.Contains(t, out.String(), "nobody there")
 	require.Contains(t, shown(t, s), "value:nan")
+}
+
+// skewedNode runs a node in this process, whose clock is wrong, beside the deployment's own.
+func (d *deployment) skewedNode(t *testing.T, ahead time.Duration) (beside *service, log *journal) {
+	t.Helper()
+	n := d.another(t, "skewed")
+	log = &journal{}
+	running := newNode(n.config, slog.New(slog.NewTextHandler(log, nil)))
+	running.clock = func() time.Time { return time.Now().Add(ahead) }
+	require.NoError(t, running.start(t.Context()))
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- running.run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ended)
+	})
+	require.Eventually(t, func() bool { return running.skew.last.Load() != nil }, startLimit, 10*time.Millisecond)
+	return n.service, log
+}
+
+// journal is a log that may be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// A node whose clock is half a minute off says so, and decides as one whose clock is right: that is within what the profile
+// forgives a phone. What is beyond stays refused, and what one node accepted no other accepts.
+func TestNodesWithWrongClocksDecideAlike(t *testing.T) {
+	right := onPostgres(t, pgtest.Database(t))
+	// Half a minute is six steps of this profile, so that no verdict hangs on when in its step the test runs.
+	right.config.Profiles["quick"] = ProfileConfig{Type: otp.TOTP, Hash: HashName(seed.SHA1), Digits: 6, Period: seconds(5),
+		Validity: seconds(5), DriftSearch: seconds(60), DriftBound: seconds(180), AllowUnbound: true}
+	right.startServing(t, "--new-database")
+	card := 0
+	for _, ahead := range []time.Duration{30 * time.Second, -30 * time.Second} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			skewed, log := right.skewedNode(t, ahead)
+			metric := regexp.MustCompile(`(?m)^ramzban_clock_skew_seconds (\S+)$`).FindStringSubmatch(scrape(t, skewed))
+			require.Len(t, metric, 2)
+			shown, err := strconv.ParseFloat(metric[1], 64)
+			require.NoError(t, err)
+			require.InDelta(t, ahead.Seconds(), shown, 0.5)
+			require.Contains(t, log.String(), "look at the time synchronisation of both")
+			for _, order := range [][]*service{{skewed, right.service}, {right.service, skewed}} {
+				card++
+				decideAlike(t, order, testCard(card))
+			}
+		})
+	}
+	require.NoError(t, right.terminate())
+}
+
+// decideAlike sends one customer's passwords to two nodes in turn, the first of them first.
+func decideAlike(t *testing.T, nodes []*service, card string) {
+	t.Helper()
+	c, err := nodes[0].enrol(t.Context(), "quick", card)
+	require.NoError(t, err)
+	now := time.Now()
+	verdict := func(node int, phone time.Duration) string {
+		password, _, err := c.token.next(now.Add(phone), typed{})
+		require.NoError(t, err)
+		a, err := nodes[node].verify(t.Context(), c.serial, password.Reveal())
+		require.NoError(t, err)
+		return a.Result + a.Reason
+	}
+	for i, node := range []int{0, 1, 1, 0} { // each after what the other one has learnt of the phone
+		later := time.Duration(i) * 5 * time.Second
+		require.Equal(t, "accepted", verdict(node, later), "password %d", i)
+		require.Equal(t, "refusedalready_used", verdict(1-node, later), "password %d", i)
+	}
+	require.Equal(t, "refusedmismatch", verdict(0, 10*time.Minute), "beyond what the profile forgives")
+	require.Equal(t, "refusedmismatch", verdict(1, 10*time.Minute), "beyond what the profile forgives")
 }
