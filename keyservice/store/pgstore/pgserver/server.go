@@ -168,8 +168,7 @@ func (s *Server) Start() error {
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.Data())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
-	// SIGQUIT is PostgreSQL's immediate shutdown: it ends the server's children too. A key pressed at a terminal is for us.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.account, Pdeathsig: syscall.SIGQUIT, Setpgid: true}
+	cmd.SysProcAttr = attributes(s.account)
 	started, err := launch(cmd)
 	if err != nil {
 		return fmt.Errorf("pgserver: %w", err)
