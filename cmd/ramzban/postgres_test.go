@@ -21,7 +21,7 @@ import (
 const dsnPassword = "geheim-577215"
 
 // onPostgres is a deployment whose database is this one instead; nobody has used it yet.
-func onPostgres(t *testing.T, dsn string) *deployment {
+func onPostgres(t testing.TB, dsn string) *deployment {
 	d := deploy(t)
 	d.config.Store = StoreConfig{Postgres: new(defaultPostgres())}
 	d.config.Store.Postgres.DSNFile = writeFile(t, "dsn", dsn+" password="+dsnPassword+"\n")
@@ -40,14 +40,14 @@ func (s *service) everything() string {
 	return all.String()
 }
 
-func (d *deployment) startServing(t *testing.T, flags ...string) {
+func (d *deployment) startServing(t testing.TB, flags ...string) {
 	t.Helper()
 	d.launch(append([]string{"serve", "--config", writeConfig(t, d.config)}, flags...)...)
 	d.waitReady()
 }
 
 // another is a further process with this deployment's keys and database.
-func (d *deployment) another(t *testing.T, node string) *deployment {
+func (d *deployment) another(t testing.TB, node string) *deployment {
 	t.Helper()
 	n := &deployment{service: newService(t), config: d.config}
 	n.keys, n.config.Node = d.dir, node

@@ -29,7 +29,7 @@ type deployment struct {
 	config Config
 }
 
-func deploy(t *testing.T) *deployment {
+func deploy(t testing.TB) *deployment {
 	s := startService(t)
 	require.NoError(t, s.terminate())
 	c, err := LoadConfig(filepath.Join(s.dir, "ramzban.yaml"))
@@ -44,7 +44,7 @@ func (d *deployment) serve(t *testing.T, c Config, status int) (stdout, stderr s
 	return runFailing(t, status, nil, "serve", "--config", writeConfig(t, c))
 }
 
-func writeConfig(t *testing.T, c Config) string {
+func writeConfig(t testing.TB, c Config) string {
 	t.Helper()
 	b, err := yaml.Marshal(c)
 	require.NoError(t, err)
@@ -64,7 +64,7 @@ func runFailing(t *testing.T, status int, env []string, args ...string) (stdout,
 	return out.String(), errs.String()
 }
 
-func writeFile(t *testing.T, name, content string) string {
+func writeFile(t testing.TB, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))

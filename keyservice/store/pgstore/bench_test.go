@@ -3,24 +3,12 @@ package pgstore
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"ramzban/keyservice/store"
 	"ramzban/keyservice/store/pgstore/pgtest"
-)
-
-// A benchmark's change is what a verification writes: a state row on the condition that it is unchanged, and an entry.
-const (
-	benchValue = 300
-	benchEntry = 200
-	benchRows  = 256 * 64
 )
 
 // BenchmarkCommit has beside each figure what pgbench reaches on the same server right after.
@@ -34,7 +22,7 @@ func BenchmarkCommit(b *testing.B) {
 			b.StopTimer()
 			batches := float64(s.commits.number)
 			reached := float64(b.N) / b.Elapsed().Seconds()
-			raw := pgbench(b, server)
+			raw := server.Pgbench(b)
 			b.ReportMetric(reached, "changes/s")
 			b.ReportMetric(float64(b.N)/batches, "changes/batch")
 			b.ReportMetric(raw, "pgbench/s")
@@ -68,43 +56,8 @@ func verifyLike(s *Store, key store.Key) error {
 	}
 	_, err = s.Commit(context.Background(), store.Change{
 		Require: []store.Require{{Key: key, Version: items[0].Version}},
-		Put:     []store.Put{{Key: key, Value: make([]byte, benchValue)}},
-		Entry:   make([]byte, benchEntry),
+		Put:     []store.Put{{Key: key, Value: make([]byte, pgtest.BenchValue)}},
+		Entry:   make([]byte, pgtest.BenchEntry),
 	})
 	return err
-}
-
-// transactionEach is the same as single transactions: a row is read, updated if it is unchanged, and an entry inserted.
-var transactionEach = fmt.Sprintf(`
-\set key random(1, %d)
-SELECT version AS seen FROM bench_rows WHERE key = int8send(:key) \gset
-BEGIN;
-UPDATE bench_rows SET value = decode(repeat('00', %d), 'hex'), version = version + 1 WHERE key = int8send(:key) AND version = :seen;
-INSERT INTO bench_entries (entry) VALUES (decode(repeat('00', %d), 'hex'));
-COMMIT;
-`, benchRows, benchValue, benchEntry)
-
-var tps = regexp.MustCompile(`tps = ([0-9.]+)`)
-
-// pgbench returns the transactions per second of 32 clients, each transaction for itself.
-func pgbench(b *testing.B, server *pgtest.Server) float64 {
-	b.Helper()
-	server.Exec(b, `CREATE TABLE bench_rows (key bytea PRIMARY KEY, value bytea NOT NULL, version bigint NOT NULL)`,
-		`CREATE TABLE bench_entries (index bigserial PRIMARY KEY, entry bytea NOT NULL)`,
-		fmt.Sprintf(`INSERT INTO bench_rows SELECT int8send(i), decode(repeat('00', %d), 'hex'), 1 FROM generate_series(1, %d) AS i`, benchValue, benchRows))
-	script := filepath.Join(b.TempDir(), "verify.sql")
-	if err := os.WriteFile(script, []byte(transactionEach), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	out, err := exec.Command(server.Program("pgbench"), "--host="+server.Dir(), "--username=postgres", "--no-vacuum", "--protocol=prepared",
-		"--client=32", "--jobs=2", "--time=3", "--file="+script, "postgres").CombinedOutput()
-	found := tps.FindSubmatch(out)
-	if err != nil || found == nil {
-		b.Fatalf("pgbench: %v: %s", err, out)
-	}
-	reached, err := strconv.ParseFloat(string(found[1]), 64)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return reached
 }

@@ -193,6 +193,7 @@ func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error
 	}
 	reads.failed, reads.cause = c.failed, func() error { return c.cause }
 	o.Log.Info("database opened", "node", o.Node, "epoch", c.epoch, "next_index", c.next)
+	reads.start()
 	go c.run()
 	return &Store{opts: o, queue: c.queue, commits: c, reads: reads}, nil
 }

@@ -22,6 +22,10 @@ type readers struct {
 	failed <-chan struct{} // closed when the process is fenced
 	cause  func() error    // why, then
 
+	wanted chan wanted    // reads that wait for their turn
+	inside sync.WaitGroup // reads that are not answered yet
+	ended  sync.WaitGroup // the gatherers
+
 	mu     sync.Mutex
 	closed bool
 	open   map[*snapshot]struct{}
@@ -36,7 +40,25 @@ func newReaders(o Options, config *pgxpool.Config) (*readers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pgstore: %w", err)
 	}
-	return &readers{opts: o, pool: pool, room: make(chan struct{}, o.MaxConns/2), open: map[*snapshot]struct{}{}}, nil
+	return &readers{opts: o, pool: pool, room: make(chan struct{}, o.MaxConns/2), wanted: make(chan wanted, gathered), open: map[*snapshot]struct{}{}}, nil
+}
+
+// start lets reads be answered.
+func (r *readers) start() {
+	for range gatherers {
+		r.ended.Go(r.gather)
+	}
+}
+
+// enter counts one more read, if reads are answered.
+func (r *readers) enter() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return ErrClosed
+	}
+	r.inside.Add(1)
+	return nil
 }
 
 // ready returns why nothing can be read.
@@ -66,10 +88,13 @@ func (r *readers) close() {
 	for _, s := range left {
 		s.Close()
 	}
+	r.inside.Wait()
+	close(r.wanted)
+	r.ended.Wait()
 	r.pool.Close()
 }
 
-// Get implements store.Store. It is one statement: what it returns was committed before, all by the same moment.
+// Get implements store.Store. It is part of one statement: what it returns was committed before, all by the same moment.
 func (s *Store) Get(ctx context.Context, keys ...store.Key) ([]store.Item, error) {
 	for _, k := range keys {
 		if err := store.CheckKey(k); err != nil {
@@ -106,21 +131,6 @@ func (s *Store) Now(ctx context.Context) (now time.Time, err error) {
 		return time.Time{}, fmt.Errorf("pgstore: asking for the time: %w", err)
 	}
 	return now, nil
-}
-
-// get is one statement.
-func (r *readers) get(ctx context.Context, keys []store.Key) (found map[store.Key]store.Item, err error) {
-	err = r.twice(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		found = make(map[store.Key]store.Item, len(keys))
-		return query(ctx, conn, func(i store.Item) error {
-			found[i.Key] = i
-			return nil
-		}, `SELECT key, value, version FROM rows WHERE key = ANY($1)`, bytesOf(keys))
-	})
-	if err != nil {
-		return nil, fmt.Errorf("pgstore: reading rows: %w", err)
-	}
-	return found, nil
 }
 
 // twice asks, and a second time if the connection was broken, as all are when the server was restarted.
