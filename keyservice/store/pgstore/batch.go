@@ -28,6 +28,7 @@ const timeQuery = `SELECT clock_timestamp()`
 // The writes of a batch. unnest keeps the order of its arrays.
 const (
 	nextVersion = `SELECT nextval('row_versions')`
+	skipVersion = `SELECT max(nextval('row_versions')) FROM generate_series(1, 1024)` // see session.fresh
 	insertRows  = `INSERT INTO rows (key, value, version)
 		SELECT k, v, currval('row_versions') FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v) ON CONFLICT DO NOTHING`
 	updateRows = `INSERT INTO rows (key, value, version)
@@ -146,7 +147,11 @@ func (c *committer) put(s *session, b batch, entries []group.Write) error {
 		old.add(w.Key, w.Value)
 	}
 	exchange := &pgx.Batch{}
-	exchange.Queue(nextVersion)
+	version := nextVersion
+	if s.fresh {
+		version = skipVersion
+	}
+	exchange.Queue(version)
 	inserted := affects(exchange, insertRows, fresh.keys, fresh.values)
 	affects(exchange, updateRows, old.keys, old.values)
 	affects(exchange, deleteRows, gone)
@@ -156,6 +161,7 @@ func (c *committer) put(s *session, b batch, entries []group.Write) error {
 	if err := s.exchange(exchange); err != nil {
 		return fmt.Errorf("pgstore: writing a batch: %w", err)
 	}
+	s.fresh = false
 	switch {
 	case *moved != 1:
 		return c.fence(s)

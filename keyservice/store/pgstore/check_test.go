@@ -108,11 +108,12 @@ func TestSequenceBehind(t *testing.T) {
 	for range 3 {
 		mustCommit(t, s, change("k", "v"))
 	}
+	last := get(t, s, "k").Version
 	require.NoError(t, s.Close())
 	operator := connectTo(t, dsn)
-	runSQL(t, operator, "SELECT setval('row_versions', 2)")
+	runSQL(t, operator, "SELECT setval('row_versions', $1)", int64(last-1))
 	require.ErrorIs(t, openError(t, Options{DSN: dsn}), ErrUnsuitable)
-	runSQL(t, operator, "SELECT setval('row_versions', 3)")
+	runSQL(t, operator, "SELECT setval('row_versions', $1)", int64(last))
 	mustCommit(t, openTest(t, Options{DSN: dsn}), change("k", "v"))
 }
 

@@ -135,17 +135,15 @@ func (c *committer) close() {
 	<-c.ended
 }
 
-// disconnect ends the session. The committer's goroutine must have ended.
-func (c *committer) disconnect() error {
+// disconnect ends the session. The committer's goroutine must have ended. Nothing is under way: if the connection turns
+// out to be broken, as after a failover, nobody need be told.
+func (c *committer) disconnect() {
 	if c.session == nil {
-		return nil
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.opts.StatementTimeout)
 	defer cancel()
-	if err := c.session.Close(ctx); err != nil {
-		return fmt.Errorf("pgstore: closing the connection: %w", err)
-	}
-	return nil
+	_ = c.session.Close(ctx)
 }
 
 // commit has a batch written and answers its members, all of them afterwards: whoever lost to a member of the same batch

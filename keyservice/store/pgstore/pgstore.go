@@ -6,8 +6,8 @@
 // # In the database
 //
 // Table rows holds the rows. Their version is the number of the batch that wrote them, from a sequence, fetched when the
-// batch holds all its locks: it grows with every write, and none comes back. Table logs holds for each node the index of
-// its next change and its epoch, the number of its processes so far. A batch moves its node's row on under its epoch: a
+// batch holds all its locks: it grows with every write, and none comes back, not even that of a row which was seen on a
+// primary and lost with it: see session.fresh. Table logs holds for each node the index of its next change and its epoch, the number of its processes so far. A batch moves its node's row on under its epoch: a
 // second process of the same name fences the first. Table commits holds each process's last transactions: see resolve.
 //
 // # A batch
@@ -145,8 +145,7 @@ type Store struct {
 	commits *committer
 	reads   *readers
 
-	closing  sync.Once
-	closeErr error
+	closing sync.Once
 }
 
 var _ store.Store = (*Store)(nil)
@@ -185,11 +184,13 @@ func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error
 	}
 	c := newCommitter(o, config.ConnConfig)
 	if err := c.takeOver(ctx); err != nil {
-		return nil, errors.Join(err, c.disconnect())
+		c.disconnect()
+		return nil, err
 	}
 	reads, err := newReaders(o, config)
 	if err != nil {
-		return nil, errors.Join(err, c.disconnect())
+		c.disconnect()
+		return nil, err
 	}
 	reads.failed, reads.cause = c.failed, func() error { return c.cause }
 	o.Log.Info("database opened", "node", o.Node, "epoch", c.epoch, "next_index", c.next)
@@ -244,14 +245,14 @@ func (s *Store) Err() error {
 }
 
 // Close waits for the queued commits and running reads, then ends the connections. Snapshots still open answer ErrClosed.
-// A commit of which it is still not known whether it happened ends as store.ErrUnknown after closeLimit.
+// A commit of which it is still not known whether it happened ends as store.ErrUnknown after closeLimit. There is no error.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		s.commits.close()
 		s.reads.close()
-		s.closeErr = s.commits.disconnect()
+		s.commits.disconnect()
 	})
-	return s.closeErr
+	return nil
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

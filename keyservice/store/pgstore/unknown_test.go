@@ -153,6 +153,23 @@ func TestReadsAfterARestart(t *testing.T) {
 	}
 }
 
+// TestNewSessionSkipsVersions: it may be to another server, which lacks commits that were seen on the one before.
+func TestNewSessionSkipsVersions(t *testing.T) {
+	dsn := pgtest.Database(t)
+	s, operator := openTest(t, Options{DSN: dsn}), connectTo(t, dsn)
+	var last store.Version
+	for range 3 {
+		mustCommit(t, s, change("k", "v"))
+		first := get(t, s, "k").Version
+		require.Greater(t, first, last+1000)
+		mustCommit(t, s, change("k", "v"))
+		last = get(t, s, "k").Version
+		require.Equal(t, first+1, last)
+		runSQL(t, operator, `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'ramzban a write'
+			AND datname = current_database()`)
+	}
+}
+
 // absentStandby makes every COMMIT of a server wait for a standby that is not there, until letGo.
 func absentStandby(t *testing.T, server *pgtest.Server) {
 	t.Helper()

@@ -62,6 +62,8 @@ election-timeout: 1500
 // ttl is how long a primary that is silent stays primary, loop_wait how often each Patroni looks, retry_timeout how long it
 // goes on asking an etcd that does not answer, after which a primary ends itself: loop_wait + 2 retry_timeout <= ttl.
 // primary_stop_timeout bounds that end: a PostgreSQL that waits for its standbys is killed.
+// wal_retrieve_retry_interval is how long a standby waits before it looks for a new primary again: until one has come,
+// nothing is acknowledged. PostgreSQL's own is 5 s.
 // failsafe_mode stays off: a primary that cannot ask etcd must not go on.
 //
 // PostgreSQL's own synchronous_commit stays on: remote_write would count what is not on the standby's disk, local nothing
@@ -92,6 +94,7 @@ bootstrap:
         wal_keep_size: 256MB
         wal_sender_timeout: 5s
         wal_receiver_timeout: 5s
+        wal_retrieve_retry_interval: 500ms
         synchronous_commit: "on"
   initdb: [{encoding: UTF8}, {locale: C}, {auth: trust}, data-checksums, no-sync]
 postgresql:
