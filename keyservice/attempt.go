@@ -88,6 +88,7 @@ func (s *Service) attempt(ctx context.Context, r VerifyRequest, who owner) (atte
 	if t.Policy.PINDigits > 0 && t.PIN == nil {
 		return a, "", noPIN()
 	}
+	s.subjects.Add(t.Serial, t.Subject.Sum)
 	a.subject, a.tokens, a.limits = t.Subject.Sum, []token{t}, []GuessLimits{t.Guess}
 	return a, "", s.loadGuesses(ctx, &a, true)
 }
@@ -111,7 +112,7 @@ func (s *Service) attemptSubject(ctx context.Context, a *attempt) error {
 
 // liveTokens loads the subject's live tokens and makes the decision depend on them, and on there being no others.
 func (s *Service) liveTokens(ctx context.Context, a *attempt) ([]token, error) {
-	items, err := s.Store.Get(ctx, liveKeys(a.Class, a.subject)...)
+	items, err := s.get(ctx, liveKeys(a.Class, a.subject)...)
 	if err != nil {
 		return nil, storeError(err)
 	}

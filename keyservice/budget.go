@@ -133,7 +133,7 @@ func inWindow(d uint32, l GuessLimits, today uint32) bool { return d+uint32(l.Wi
 
 // loadBudget reads the guess budget of a subject and use. A budget that must be there and is not was deleted: *tampered.
 func (s *Service) loadBudget(ctx context.Context, subject []byte, use string, must bool) (budget, store.Item, error) {
-	items, err := s.Store.Get(ctx, budgetKey(subject, use))
+	items, err := s.get(ctx, budgetKey(subject, use))
 	if err != nil {
 		return budget{}, store.Item{}, storeError(err)
 	}

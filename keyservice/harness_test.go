@@ -136,10 +136,18 @@ func (f *faultyHSM) made() int {
 }
 
 // faultyStore is the real store. before, if set, is asked before each commit and may answer in its place; after, if
-// set, may replace the answer of a commit that was made.
+// set, may replace the answer of a commit that was made. reading, if set, is told of each read.
 type faultyStore struct {
 	store.Store
 	before, after func(store.Change) error
+	reading       func([]store.Key)
+}
+
+func (f *faultyStore) Get(ctx context.Context, keys ...store.Key) ([]store.Item, error) {
+	if f.reading != nil {
+		f.reading(keys)
+	}
+	return f.Store.Get(ctx, keys...)
 }
 
 func (f *faultyStore) Commit(ctx context.Context, c store.Change) (uint64, error) {

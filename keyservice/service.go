@@ -52,6 +52,7 @@ type Service struct {
 	locks     serialLocks
 	failing   failingSubjects
 	sealed    *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
+	subjects  *lru.Cache[string, []byte]              // pseudonyms, by serial: a hint of what to read
 	stalled   atomic.Bool                             // the last commit was not written: nothing is looked at before one is
 	scan      sync.Mutex                              // held by the one comparison that may run
 	leaseTerm time.Duration
@@ -91,7 +92,11 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
 	}
-	s := &Service{Config: c, hostKey: key, sealed: sealed, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
+	subjects, err := lru.New[string, []byte](rememberedSubjects)
+	if err != nil {
+		return nil, fmt.Errorf("making the cache of subjects: %w", err)
+	}
+	s := &Service{Config: c, hostKey: key, sealed: sealed, subjects: subjects, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
 	if err := s.findHead(ctx); err != nil {
 		return nil, fmt.Errorf("finding the end of the audit log: %w", err)
 	}

@@ -30,7 +30,7 @@ func (s *Service) load(ctx context.Context, serial string) (token, error) {
 }
 
 func (s *Service) loadRows(ctx context.Context, serial string) (token, error) {
-	items, err := s.Store.Get(ctx, recordKey(serial), stateRowKey(serial))
+	items, err := s.get(ctx, recordKey(serial), stateRowKey(serial))
 	if err != nil {
 		return token{}, storeError(err)
 	}

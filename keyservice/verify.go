@@ -138,6 +138,10 @@ func (s *Service) checkPurpose(use string, t *otp.Transaction) error {
 
 // verify decides once, from the store as it is now.
 func (s *Service) verify(ctx context.Context, r VerifyRequest, who owner) (Verdict, decision, error) {
+	ctx, err := s.readAhead(ctx, s.foreseen(r, who))
+	if err != nil {
+		return Verdict{}, decision{}, err
+	}
 	a, why, err := s.attempt(ctx, r, who)
 	if err != nil {
 		d, err := refusedAttempt(err)
