@@ -32,7 +32,7 @@ var exits = []struct {
 	{exitFailure, nil, "anything else, such as a disk, a database, an HSM or an address that is not there: starting again may help"},
 	{exitDamaged, badgerstore.ErrCorrupt, "the database is damaged"},
 	{exitPIN, hsm.ErrPIN, "the HSM refused the PIN: correct it before starting again, wrong tries lock it"},
-	{exitConfig, errConfiguration, "the configuration, or a file or server it names, must be mended first; or another process has this node's name"},
+	{exitConfig, errConfiguration, "the configuration, or a file or server it names, must be mended first; or another process has this node's name, or the database was moved"},
 }
 
 // exitStatus returns the status that the process ends with after an error.

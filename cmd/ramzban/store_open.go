@@ -43,9 +43,17 @@ func openStore(ctx context.Context, c Config, o engineOptions) (engine, error) {
 		Dir: c.Store.Badger.Dir, Node: c.Node, Clock: o.clock, Reserve: uint64(c.Store.Badger.Reserve), Sequencer: o.sequencer, Log: o.log,
 	})
 	if err != nil {
-		return nil, err
+		return nil, moved(err)
 	}
 	return s, nil
+}
+
+// moved tells a database that was moved from one that may be opened again.
+func moved(err error) error {
+	if errors.Is(err, store.ErrMoved) {
+		return fmt.Errorf("%w: %w", errConfiguration, err)
+	}
+	return err
 }
 
 // check finds what can be found wrong without opening the database. After a mistyped folder or DSN, or a disk that is
@@ -112,7 +120,7 @@ func (p PostgresConfig) explain(err error) error {
 	case errors.Is(err, pgstore.ErrOptions), errors.Is(err, pgstore.ErrUnsuitable), errors.Is(err, pgstore.ErrSchema):
 		return fmt.Errorf("%w: %s: %w", errConfiguration, p.dsnKey(), err)
 	}
-	return err
+	return moved(err)
 }
 
 func (p PostgresConfig) dsnKey() string {
@@ -146,6 +154,9 @@ func (p PostgresConfig) dsn() (string, error) {
 
 // failed says why a database that was open cannot be used any more, and what to do.
 func (s StoreConfig) failed(err error) error {
+	if errors.Is(err, store.ErrMoved) {
+		return moved(err)
+	}
 	if s.Postgres != nil { // only a fenced process comes here; a server that is away is waited for
 		return fmt.Errorf("%w: node: %w", errConfiguration, err)
 	}
