@@ -7,7 +7,7 @@
 //
 // A batch is one Badger transaction whose commit timestamp is the batch's number, counted from 1 without gaps; the
 // version of a row is the number of the batch that wrote it. Rows are stored under their own keys. Every batch also writes
-// a row of the engine's: see nextKey.
+// a row of the engine's: see enginePrefix.
 // Badger's value log stays empty: values are smaller than its threshold, because it reports neither its own sync
 // errors nor values that it cannot read. So there is no value log to collect garbage in; Badger's compactors
 // drop overwritten and deleted rows as soon as no snapshot needs them.

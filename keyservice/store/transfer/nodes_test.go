@@ -131,6 +131,7 @@ func TestNodeThatSleptThroughTwoCopies(t *testing.T) {
 	require.NoError(t, err)
 	_, err = there.copyTo(here)
 	require.NoError(t, err)
+	here.serve(t, "a", func(storetest.Store) {}) // counts its process
 	_, err = old.Commit(context.Background(), store.Change{Entry: []byte("late")})
 	require.ErrorIs(t, err, store.ErrFailed)
 	require.ErrorIs(t, err, pgstore.ErrFenced)
