@@ -94,7 +94,7 @@ func TestStoreCopyThereAndBack(t *testing.T) {
 	require.NoError(t, err)
 	d.requireAuditAgrees(t)
 
-	requireOneLine(t, copyRefused(t, exitFailure, badger, postgres, "--abandon"), "no copy from the Badger database in", "is unfinished")
+	requireOneLine(t, copyRefused(t, exitFailure, badger, postgres, "--abandon"), "has all of it", "copy in the other direction to come back")
 	var report copyReport
 	require.NoError(t, json.Unmarshal([]byte(copyStore(t, postgres, badger, "--json")), &report))
 	require.Equal(t, "moved", report.State)

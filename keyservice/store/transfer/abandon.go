@@ -25,10 +25,10 @@ func Abandon(ctx context.Context, from, to Database) error {
 
 // checkAbandon refuses unless the destination is what this copy left unfinished.
 func (c *copying) checkAbandon() error {
-	toThere := c.origin.State == store.Copying && c.origin.Peer == c.target.Own
+	toThere := (c.origin.State == store.Copying || c.origin.State == store.Moved) && c.origin.Peer == c.target.Own
 	if toThere && c.target.State == store.Serving {
-		return refuse("%s has all of it, and a node may have served from it: run the copy without --abandon, which finishes it; "+
-			"to come back, copy in the other direction", c.to.Name())
+		return refuse("%s has all of it, and a node may have served from it: run the copy without --abandon, which finishes it, or copy "+
+			"in the other direction to come back", c.to.Name())
 	}
 	free := c.origin.State == store.Serving
 	done := free && c.target.State == store.Abandoned && c.target.Peer == (store.ID{})

@@ -158,7 +158,7 @@ func (c *copying) check(ctx context.Context) (finished bool, err error) {
 	switch {
 	case c.target.State == store.Serving:
 		return true, nil
-	case c.origin.State == store.Copying && c.begunFrom(c.origin.Own):
+	case c.begunFrom(c.origin.Own): // also if it was moved: a failover of the destination's server took the release back
 		return false, nil
 	}
 	return false, refuse("%s: %s", c.to.Name(), c.target)

@@ -85,7 +85,7 @@ func TestRefusals(t *testing.T) {
 
 		_, err = from.copyTo(to)
 		require.NoError(t, err)
-		refused(from.abandon(to), "no copy from")
+		refused(from.abandon(to), "has all of it, and a node may have served from it")
 		_, err = from.copyTo(p.to(t))
 		refused(err, "it was moved to")
 		_, err = third.copyTo(from)
@@ -308,4 +308,40 @@ func TestTamperedDestination(t *testing.T) {
 		require.NoError(t, err)
 		to.serve(t, "a", func(s storetest.Store) { require.Equal(t, all, content(t, s)) })
 	})
+}
+
+// TestReleaseTakenBack by a failover: the destination is unfinished again, and nobody can have served from it. The copy can
+// be finished, or abandoned.
+func TestReleaseTakenBack(t *testing.T) {
+	eachCrossing(t, func(t *testing.T, p pair) {
+		from, to := p.from(t), p.to(t)
+		all := from.fill(t, 20)
+		takeBack := func() {
+			t.Helper()
+			_, err := both(from, to, func(from, to transfer.Database) (transfer.Result, error) {
+				return transfer.Copy(context.Background(), from, unreleased{to}, nil)
+			})
+			require.NoError(t, err)
+			from.requireMoved(t, "it was moved to")
+			to.requireMoved(t, "it is being filled from")
+		}
+		takeBack()
+		require.NoError(t, from.abandon(to))
+		from.serve(t, "a", func(s storetest.Store) { require.Equal(t, all, content(t, s)) })
+		takeBack()
+		_, err := from.copyTo(to)
+		require.NoError(t, err)
+		from.requireMoved(t, "it was moved to")
+		to.serve(t, "a", func(s storetest.Store) { require.Equal(t, all, content(t, s)) })
+	})
+}
+
+// unreleased loses the write that lets nodes in.
+type unreleased struct{ transfer.Database }
+
+func (d unreleased) SetFence(ctx context.Context, was, now store.Fence) error {
+	if now.State == store.Serving {
+		return nil
+	}
+	return d.Database.SetFence(ctx, was, now)
 }
