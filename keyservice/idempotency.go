@@ -139,7 +139,10 @@ func (r *idempotent) attempt(ctx context.Context, decide func() (decision, error
 	}
 	i := slices.IndexFunc(rows, func(it store.Item) bool { return it.Version != 0 })
 	if i >= 0 {
-		return r.repeat(ctx, rows[i])
+		d, err := r.repeat(ctx, rows[i])
+		// What was read may have been lost since, with a server that had not yet passed it on: then it was never answered.
+		d.change.Require = append(d.change.Require, requireItems(rows[i:i+1])...)
+		return d, err
 	}
 	d, err := decide()
 	if err != nil {

@@ -85,6 +85,33 @@ func TestARepeatedVerificationGetsTheFirstAnswer(t *testing.T) {
 	}
 }
 
+// What a repeat has read may be lost before its own commit: with a database server that had not passed it on, and to whose
+// standby the nodes have gone. Nobody was told of the first decision then, and the password is still good: once.
+func TestARepeatOfWhatWasLostIsDecidedAnew(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "counter-6")
+	typed, older := p.password(), w.row(stateRowKey(p.serial))
+	first, err := w.keyed("k", p, typed)
+	require.NoError(t, err)
+	require.True(t, first.Accepted)
+	var row store.Key
+	w.rows(func(it store.Item) {
+		if strings.HasPrefix(string(it.Key), string(idempotencyRows)) {
+			row = it.Key
+		}
+	})
+	w.store.before = func(store.Change) error {
+		w.store.before = nil
+		w.attack([]store.Put{older}, row)
+		return nil
+	}
+	v, err := w.keyed("k", p, typed)
+	require.NoError(t, err)
+	require.True(t, v.Accepted)
+	require.False(t, v.Repeated, "the first decision is no more")
+	require.Equal(t, ReasonAlreadyUsed, w.try(p, typed).Reason, "what was answered is there now")
+}
+
 // reopen ends the service and its database, and starts both again.
 func (w *world) reopen() {
 	require.NoError(w.t, w.db.Close())

@@ -66,6 +66,8 @@ func (c *committer) try(members []*group.Member) (batch, error) {
 		s.rollback()
 		return b, err
 	}
+	c.unknowns.begin()
+	defer c.unknowns.known()
 	if err := s.commit(c.patience); err != nil {
 		if err := c.resolve(b.number, err); err != nil {
 			return b, err

@@ -20,9 +20,12 @@ type server struct {
 	SynchronousCommit string // of our session
 }
 
+// serverQuery also keeps synchronous_commit for the session as it is found: a reload of the server's configuration would
+// change it otherwise, unseen.
 const serverQuery = `SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS standby,
 	current_setting('server_encoding') AS encoding, current_setting('fsync') AS fsync,
-	current_setting('full_page_writes') AS full_page_writes, current_setting('synchronous_commit') AS synchronous_commit`
+	current_setting('full_page_writes') AS full_page_writes,
+	set_config('synchronous_commit', current_setting('synchronous_commit'), false) AS synchronous_commit`
 
 // checkServer is made of every new connection, as it may be to another server than the last one.
 func checkServer(ctx context.Context, conn *pgx.Conn) error {

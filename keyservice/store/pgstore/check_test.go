@@ -44,9 +44,18 @@ func TestServerThatLosesThings(t *testing.T) {
 	s := openTest(t, Options{DSN: server.DSN("postgres")})
 	mustCommit(t, s, change("k", "v"))
 
+	checked, err := connect(context.Background(), s.opts, s.commits.config)
+	require.NoError(t, err)
+	defer checked.Close(context.Background())
+	setServer(t, server, "synchronous_commit", "off")
+	var now string
+	require.NoError(t, checked.QueryRow(context.Background(), "SHOW synchronous_commit").Scan(&now))
+	require.Equal(t, "remote_apply", now, "a session that was checked keeps what it was checked for")
+	server.Exec(t, "ALTER SYSTEM RESET synchronous_commit")
+
 	setServer(t, server, "fsync", "off")
 	server.Exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'ramzban%'")
-	_, err := s.Commit(context.Background(), change("k", "w"))
+	_, err = s.Commit(context.Background(), change("k", "w"))
 	requireFailed(t, err)
 	require.ErrorIs(t, err, ErrUnsuitable, "a new connection may be to another server: it is checked again")
 }
@@ -99,6 +108,24 @@ func TestOldServerIsRefused(t *testing.T) {
 	require.Contains(t, s.wrong(), "12.22: upgrade")
 	s.Version = oldest
 	require.Empty(t, s.wrong())
+}
+
+// TestABadDSNIsNotRepeated: whatever is wrong with it, nothing that stands in it is said, as that may be the password.
+func TestABadDSNIsNotRepeated(t *testing.T) {
+	for dsn, says := range map[string]string{
+		"host=/nowhere password = geheim port=x":  "invalid port",
+		`host=/nowhere password=a\ geheim port=x`: "invalid port",
+		"host=/nowhere port=1 password=a geheim":  "failed to parse as keyword/value",
+		"geheim":                                  "failed to parse as keyword/value",
+		"postgres://u:p%zzgeheim@/d":              "failed to parse as URL",
+		"postgres://u:a/geheim@nowhere/d":         "invalid port",
+		"host=db.test sslmode=verify-full sslrootcert=/nowhere/ca password = geheim": "unable to read CA file: open /nowhere/ca",
+	} {
+		err := openError(t, Options{DSN: dsn})
+		require.ErrorIs(t, err, ErrOptions)
+		require.ErrorContains(t, err, says, dsn)
+		require.NotContains(t, err.Error(), "geheim")
+	}
 }
 
 // TestSequenceBehind: after a copy that left the sequence out, versions would come back.

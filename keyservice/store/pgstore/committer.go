@@ -41,6 +41,8 @@ type committer struct {
 	patience context.Context // ends when closing takes too long
 	impolite context.CancelFunc
 
+	moved func() // nil or called after another session was made
+
 	session *session // nil or closed: to be made
 	epoch   int64    // of this process
 	next    uint64   // index of the next change
@@ -69,6 +71,9 @@ func (c *committer) connected(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	c.session = s
+	if c.moved != nil {
+		c.moved()
+	}
 	return s, nil
 }
 

@@ -39,6 +39,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ramzban/keyservice/store"
@@ -175,9 +176,25 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func (o Options) parse() (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(o.DSN)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrOptions, oneLine(err.Error())) // without the password: pgx leaves it out
+		return nil, fmt.Errorf("%w: the DSN cannot be read: %s", ErrOptions, oneLine(unquoted(err)))
 	}
 	return config, nil
+}
+
+// unquoted says what is wrong with a DSN and nothing that stands in it: pgx finds a password only where it expects one, and
+// it is because of a password that nobody quoted that many a DSN cannot be taken apart.
+func unquoted(err error) string {
+	var bad *pgconn.ParseConfigError
+	if !errors.As(err, &bad) {
+		return "its form is wrong"
+	}
+	said := *bad
+	said.ConnString = ""
+	what := strings.TrimPrefix(said.Error(), "cannot parse ``: ")
+	if strings.HasPrefix(what, "failed to parse") {
+		what, _, _ = strings.Cut(what, " (") // there it quotes what it did not understand
+	}
+	return what
 }
 
 func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error) {
@@ -196,6 +213,8 @@ func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error
 	}
 	reads.failed, reads.cause = c.failed, func() error { return c.cause }
 	o.Log.Info("database opened", "node", o.Node, "epoch", c.epoch, "next_index", c.next)
+	// After a failover both are to go to the same server: an old primary that nobody stopped still answers, as it was.
+	c.moved = reads.pool.Reset
 	reads.start()
 	go c.run()
 	return &Store{opts: o, queue: c.queue, commits: c, reads: reads}, nil

@@ -26,11 +26,12 @@ const voidCommit = `INSERT INTO commits (node, epoch, number, void) VALUES ($1, 
 func (c *committer) resolve(number int64, cause error) error {
 	log := c.opts.Log.With("node", c.opts.Node, "epoch", c.epoch, "number", number)
 	log.Warn("it is not known whether a transaction was committed: finding out", "error", oneLine(cause.Error()))
-	c.unknowns.begin()
+	began := time.Now()
 	for pause := resolveFirst; ; pause = min(2*pause, resolveLast) {
 		void, err := c.void(number)
 		if err == nil {
-			took := c.unknowns.end(void)
+			took := time.Since(began)
+			c.unknowns.found(void, took)
 			log.Info("found out whether a transaction was committed", "committed", !void, "took_ms", took.Milliseconds())
 			if void {
 				return fmt.Errorf("%w: %w", errBroken, cause)

@@ -85,6 +85,8 @@ func configure(config *pgx.ConnConfig, o Options, purpose string, statementTimeo
 		"idle_in_transaction_session_timeout": "0",
 		"default_transaction_read_only":       "off",
 		"default_transaction_isolation":       "read committed",
+		// What says that the wait for the standby was cut short is a warning: it must come, whatever else is kept quiet.
+		"client_min_messages": "warning",
 		// Everything is found by key. Plans made while the table was small must not read all of it later.
 		"enable_seqscan":    "off",
 		"enable_bitmapscan": "off",

@@ -17,30 +17,32 @@ type Stats struct {
 	Committed int64         // transactions of which it was first not known, and then found out, that they were committed
 	Voided    int64         // the same, that they were not and never will be
 	Resolving time.Duration // what finding that out took in all
-	Unknown   time.Duration // for how long it has not been known what became of the present transaction; 0: it is known
+	Unknown   time.Duration // for how long it has not been known what became of the present transaction, since its COMMIT was sent; 0: it is known
 }
 
 // unknowns counts how transactions ended of which that was not known at first.
 type unknowns struct {
 	committed, voided, nanoseconds atomic.Int64
-	since                          atomic.Pointer[time.Time] // of the present one; nil: none
+	since                          atomic.Pointer[time.Time] // COMMIT of the present one was sent; nil: none
 }
 
+// begin takes note that COMMIT is sent: from then on it is not known.
 func (u *unknowns) begin() {
 	began := time.Now()
 	u.since.Store(&began)
 }
 
-// end returns what finding out took.
-func (u *unknowns) end(void bool) time.Duration {
-	took := time.Since(*u.since.Swap(nil))
+// known takes note that COMMIT has answered, or that nobody waits any more.
+func (u *unknowns) known() { u.since.Store(nil) }
+
+// found takes note of what was found out.
+func (u *unknowns) found(void bool, took time.Duration) {
 	u.nanoseconds.Add(took.Nanoseconds())
 	if void {
 		u.voided.Add(1)
 	} else {
 		u.committed.Add(1)
 	}
-	return took
 }
 
 // Stats may be called at any time, also after Close.

@@ -170,6 +170,29 @@ func TestNewSessionSkipsVersions(t *testing.T) {
 	}
 }
 
+// TestReadsFollowTheWriter: when the writing session is another one, it may be to another server, and the one that is read
+// may be the primary of before, which still answers as things were then.
+func TestReadsFollowTheWriter(t *testing.T) {
+	dsn := pgtest.Database(t)
+	s, operator := openTest(t, Options{DSN: dsn}), connectTo(t, dsn)
+	mustCommit(t, s, change("k", "v"))
+	get(t, s, "k")
+	const readers = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+		AND application_name = 'ramzban a read' AND pid = ANY($1)`
+	var before []int32
+	require.NoError(t, operator.QueryRow(context.Background(), `SELECT array_agg(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name = 'ramzban a read'`).Scan(&before))
+	require.NotEmpty(t, before)
+	runSQL(t, operator, `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name = 'ramzban a write'`)
+	mustCommit(t, s, change("k", "w"))
+	require.Equal(t, "w", string(get(t, s, "k").Value))
+	require.Eventually(t, func() bool {
+		var left int
+		return operator.QueryRow(context.Background(), readers, before).Scan(&left) == nil && left == 0
+	}, patience, time.Millisecond)
+}
+
 // absentStandby makes every COMMIT of a server wait for a standby that is not there, until letGo.
 func absentStandby(t *testing.T, server *pgtest.Server) {
 	t.Helper()
@@ -197,7 +220,7 @@ func letGo(t *testing.T, server *pgtest.Server) {
 // sessions see it, but it could be lost with this server: nobody is told anything before a COMMIT behind it has reached
 // the standby.
 func TestWaitForTheStandbyCutShort(t *testing.T) {
-	server := pgtest.Start(t)
+	server := pgtest.Start(t, "client_min_messages = error") // the warning must come nevertheless
 	dsn := server.Database(t)
 	var log journal
 	s := openTest(t, Options{DSN: dsn, Sequencer: logOf("a"), Log: log.logger()})
@@ -208,6 +231,7 @@ func TestWaitForTheStandbyCutShort(t *testing.T) {
 	waiting := submit(context.Background(), s, change("k", "v", store.Require{Key: "k"}))
 	first := waitFor(t, operator, "a", "SyncRep")
 	require.Zero(t, get(t, s, "k").Version, "not before its COMMIT has ended")
+	require.NotZero(t, s.Stats().Unknown, "those on duty see that a COMMIT waits")
 	runSQL(t, operator, "SELECT pg_cancel_backend($1)", first)
 	require.Eventually(t, func() bool { return get(t, s, "k").Version > 0 }, patience, time.Millisecond)
 	for range 2 { // the question waits too, and may be cut short too
@@ -229,6 +253,8 @@ func TestWaitForTheStandbyCutShort(t *testing.T) {
 	require.EqualValues(t, 1, got.index)
 	require.Equal(t, 1, lines(log.String(), "committed=true"))
 	require.Contains(t, log.String(), "01000")
+	mustCommit(t, s, change("behind all", "v"))
+	require.Zero(t, s.Stats().Unknown)
 }
 
 // TestBrokenWhileItWaitsForTheStandby: the connection breaks, the server goes on waiting. Nothing cancels that wait; the
