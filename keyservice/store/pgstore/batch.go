@@ -25,17 +25,24 @@ const (
 // timeQuery asks for the store's clock, not for when the transaction began.
 const timeQuery = `SELECT clock_timestamp()`
 
+// version is that of the batch under way: the timeline of the server, which each failover and each restore begins anew,
+// and then the number from the sequence. A new primary's sequence may give numbers again that the old one gave to commits
+// which were lost with it. They may have been seen there all the same, if their wait for the standby was cut short.
+const version = `(SELECT (('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint << 40) + currval('row_versions'))`
+
+// sequenceBits masks the sequence's part of a version.
+const sequenceBits = `1099511627775`
+
 // The writes of a batch. unnest keeps the order of its arrays.
 const (
 	nextVersion = `SELECT nextval('row_versions')`
-	skipVersion = `SELECT max(nextval('row_versions')) FROM generate_series(1, 1024)` // see session.fresh
 	insertRows  = `INSERT INTO rows (key, value, version)
-		SELECT k, v, currval('row_versions') FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v) ON CONFLICT DO NOTHING`
+		SELECT k, v, ` + version + ` FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v) ON CONFLICT DO NOTHING`
 	updateRows = `INSERT INTO rows (key, value, version)
-		SELECT k, v, currval('row_versions') FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v)
+		SELECT k, v, ` + version + ` FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v)
 		ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version`
 	deleteRows = `DELETE FROM rows WHERE key = ANY($1)`
-	moveLog    = `UPDATE logs SET next = $3 + $4, version = currval('row_versions')
+	moveLog    = `UPDATE logs SET next = $3 + $4, version = ` + version + `
 		WHERE node = $1 AND epoch = $2 AND next = $3`
 	forgetCommits = `DELETE FROM commits WHERE node = $1 AND epoch = $2 AND number < $3`
 	nameCommit    = `INSERT INTO commits (node, epoch, number, void) VALUES ($1, $2, $3, false)`
@@ -149,11 +156,7 @@ func (c *committer) put(s *session, b batch, entries []group.Write) error {
 		old.add(w.Key, w.Value)
 	}
 	exchange := &pgx.Batch{}
-	version := nextVersion
-	if s.fresh {
-		version = skipVersion
-	}
-	exchange.Queue(version)
+	exchange.Queue(nextVersion)
 	inserted := affects(exchange, insertRows, fresh.keys, fresh.values)
 	affects(exchange, updateRows, old.keys, old.values)
 	affects(exchange, deleteRows, gone)
@@ -163,7 +166,6 @@ func (c *committer) put(s *session, b batch, entries []group.Write) error {
 	if err := s.exchange(exchange); err != nil {
 		return fmt.Errorf("pgstore: writing a batch: %w", err)
 	}
-	s.fresh = false
 	switch {
 	case *moved != 1:
 		return c.fence(s)

@@ -135,7 +135,7 @@ func TestSequenceBehind(t *testing.T) {
 	for range 3 {
 		mustCommit(t, s, change("k", "v"))
 	}
-	last := get(t, s, "k").Version
+	last := get(t, s, "k").Version & (1<<40 - 1)
 	require.NoError(t, s.Close())
 	operator := connectTo(t, dsn)
 	runSQL(t, operator, "SELECT setval('row_versions', $1)", int64(last-1))

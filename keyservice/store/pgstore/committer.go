@@ -81,7 +81,7 @@ const takeOverQuery = `INSERT INTO logs (node, epoch, next, version) SELECT $1, 
 	ON CONFLICT (node) DO UPDATE SET epoch = logs.epoch + 1 RETURNING epoch, next`
 
 // A sequence that is behind would give versions that rows have had before.
-const sequenceQuery = `SELECT last_value >= (SELECT coalesce(max(version), 0) FROM logs) FROM row_versions`
+const sequenceQuery = `SELECT last_value >= (SELECT coalesce(max(version & ` + sequenceBits + `), 0) FROM logs) FROM row_versions`
 
 // takeOver begins a new epoch of the node's log. It waits for a transaction that an earlier process left, and that
 // process can begin no other. When COMMIT is cut short there may be an epoch without a process, which does no harm.
@@ -116,7 +116,7 @@ func (c *committer) beginEpoch(ctx context.Context, s *session) error {
 		return err
 	}
 	if !whole {
-		return fmt.Errorf("%w: the sequence row_versions is behind the rows, as after a copy by logical replication: set it to the highest version in rows", ErrUnsuitable)
+		return fmt.Errorf("%w: the sequence row_versions is behind the rows, as after a copy by logical replication: set it to the highest version in logs, of which the lower 40 bits count", ErrUnsuitable)
 	}
 	return s.commit(ctx)
 }

@@ -6,11 +6,11 @@
 // # In the database
 //
 // Table rows holds the rows. Their version is the number of the batch that wrote them, from a sequence, fetched when the
-// batch holds all its locks: it grows with every write, and none comes back, not even that of a row which was seen on a
-// primary and lost with it: see session.fresh. Table logs holds for each node the index of its next change and its epoch,
-// the number of its processes so far. A batch moves its node's row on under its epoch: a second process of the same name
-// fences the first. Table commits holds each process's last transactions: see resolve. The row of table fence keeps all
-// nodes out of a database that was moved to another one: see fence.go.
+// batch holds all its locks, behind the number of the server's timeline: it grows with every write, and none comes back,
+// not even that of a row which was seen on a primary and lost with it. Table logs holds for each node the index of its next
+// change and its epoch, the number of its processes so far. A batch moves its node's row on under its epoch: a second
+// process of the same name fences the first. Table commits holds each process's last transactions: see resolve. The row of
+// table fence keeps all nodes out of a database that was moved to another one: see fence.go.
 //
 // # A batch
 //

@@ -22,16 +22,11 @@ type session struct {
 	*pgx.Conn
 	limit   time.Duration  // of each exchange but COMMIT
 	warning *pgconn.Notice // the last one; nil: none since the last COMMIT began
-
-	// fresh: no batch has been written yet. Since the session before, another server may have become primary that lacks
-	// the last commits of the old one. Some may have been seen there all the same, if their wait for the standby was cut
-	// short. Their versions must not come back, so the first batch skips many more than there can have been.
-	fresh bool
 }
 
 // connect makes a connection for writing to a server that is checked to be suitable.
 func connect(ctx context.Context, o Options, base *pgx.ConnConfig) (*session, error) {
-	s := &session{limit: o.StatementTimeout, fresh: true}
+	s := &session{limit: o.StatementTimeout}
 	config := base.Copy()
 	configure(config, o, "write", 0)
 	var connected atomic.Bool

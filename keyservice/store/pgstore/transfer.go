@@ -27,9 +27,9 @@ const (
 	clearRows  = `TRUNCATE rows`
 	clearLogs  = `DELETE FROM logs`
 	loadRows   = `INSERT INTO rows (key, value, version)
-		SELECT k, v, currval('row_versions') FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v)`
+		SELECT k, v, ` + version + ` FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v)`
 	loadLogs = `INSERT INTO logs (node, epoch, next, version)
-		SELECT n, fence.epoch + 1, i, currval('row_versions') FROM fence, unnest($1::text[], $2::bigint[]) AS new (n, i)`
+		SELECT n, fence.epoch + 1, i, ` + version + ` FROM fence, unnest($1::text[], $2::bigint[]) AS new (n, i)`
 )
 
 // Transfer is a database opened for a copy from or to it; it implements transfer.Database. One goroutine uses it, besides
