@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha1" //nolint:gosec // the suite's hash of the PIN
 	"crypto/sha512"
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -181,4 +182,65 @@ func TestTheMobileNumberIsMaskedAndGoesToTheCourierWhole(t *testing.T) {
 		_, err := w.Issue(context.Background(), branch, r)
 		require.Equal(t, CodeInvalid, CodeOf(err), "%q", bad)
 	}
+}
+
+// recordingHSM is the real HSM; it keeps, not copies, every buffer of the service's that held a PIN's digest in clear.
+type recordingHSM struct {
+	HSM
+	digests, messages [][]byte
+}
+
+func (r *recordingHSM) Encrypt(ctx context.Context, aad, plaintext []byte) (seed.Encrypted, error) {
+	if bytes.HasSuffix(aad, pinAAD("")) {
+		r.digests = append(r.digests, plaintext)
+	}
+	return r.HSM.Encrypt(ctx, aad, plaintext)
+}
+
+func (r *recordingHSM) Decrypt(ctx context.Context, aad []byte, e seed.Encrypted) ([]byte, error) {
+	plain, err := r.HSM.Decrypt(ctx, aad, e)
+	if bytes.HasSuffix(aad, pinAAD("")) {
+		r.digests = append(r.digests, plain)
+	}
+	return plain, err
+}
+
+func (r *recordingHSM) UseSeed(ctx context.Context, w seed.Wrapped, h seed.Hash, fn func(seed.MAC) error) error {
+	return r.HSM.UseSeed(ctx, w, h, func(mac seed.MAC) error {
+		return fn(func(message []byte) ([]byte, error) {
+			r.messages = append(r.messages, message[:cap(message)])
+			return mac(message)
+		})
+	})
+}
+
+// Whatever becomes of the password, each buffer that held the digest, alone or in a message, is wiped.
+func TestTheServiceWipesItsDigestsOfPINs(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "pin-60")
+	recorded := &recordingHSM{HSM: w.Service.HSM}
+	w.Service.HSM = recorded
+	wiped := func(what string, digests int) {
+		require.Len(t, recorded.digests, digests, what)
+		for _, b := range append(recorded.digests, recorded.messages...) {
+			require.NotEmpty(t, b, what)
+			require.Zero(t, bytes.Trim(b, "\x00"), what)
+		}
+		recorded.digests, recorded.messages = nil, nil
+	}
+	p.pin = pin
+	require.NoError(t, w.setPIN(p.serial, pin))
+	wiped("set", 1)
+	require.True(t, w.try(p, p.password()).Accepted)
+	require.NotEmpty(t, recorded.messages)
+	wiped("accepted", 1)
+	require.False(t, w.try(p, p.wrong()).Accepted)
+	require.Greater(t, len(recorded.messages), 1)
+	wiped("refused", 1)
+	require.True(t, w.resync(p, p.at(p.factor()+2), p.at(p.factor()+3)).Accepted)
+	require.NotEmpty(t, recorded.messages)
+	wiped("resynchronised", 1)
+	w.store.before = func(store.Change) error { return errors.New("the disk is full") }
+	require.Error(t, w.setPIN(p.serial, pin))
+	wiped("not set", 1)
 }
