@@ -118,6 +118,9 @@ func (n *node) ready(ctx context.Context) error {
 	if _, err := n.db.Get(ctx, "ready"); err != nil { // no such row: what matters is that it answers
 		return fmt.Errorf("the database does not answer: %w", err)
 	}
+	if err := n.config.Store.stuck(n.db); err != nil {
+		return err
+	}
 	return n.hsm.Ready(ctx)
 }
 

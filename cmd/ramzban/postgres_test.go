@@ -191,6 +191,35 @@ func TestReadinessNeedsTheDatabase(t *testing.T) {
 	require.NoError(t, d.terminate())
 }
 
+// A node whose COMMIT waits for a standby that does not come decides nothing: the balancer is to try another.
+func TestReadinessNeedsTheStandby(t *testing.T) {
+	server := pgtest.Start(t)
+	d := onPostgres(t, server.Database(t))
+	d.config.Store.Postgres.StatementTimeout = seconds(1)
+	d.startServing(t, "--new-database")
+	ready := func(status int) func() bool {
+		return func() bool {
+			got, err := get(t.Context(), "http://"+d.ops+"/readyz")
+			return err == nil && got == status
+		}
+	}
+	server.Exec(t, "ALTER SYSTEM SET synchronous_standby_names = 'absent'", "SELECT pg_reload_conf()")
+	bank, stuck := d.as("core-banking"), make(chan error, 1)
+	go func() {
+		for { // until the server has read its settings
+			if _, err := bank.Verify(t.Context(), wrongPassword); err != nil {
+				stuck <- err
+				return
+			}
+		}
+	}()
+	require.Eventually(t, ready(http.StatusServiceUnavailable), startLimit, 10*time.Millisecond)
+	server.Exec(t, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+	require.Eventually(t, ready(http.StatusOK), startLimit, 10*time.Millisecond)
+	require.NoError(t, d.terminate())
+	require.Error(t, <-stuck)
+}
+
 func TestConfigNamesOneEngine(t *testing.T) {
 	const client = "clients: [{name: a, certificates: [a], roles: [issuer]}]\n"
 	for text, says := range map[string]string{

@@ -152,6 +152,20 @@ func (p PostgresConfig) dsn() (string, error) {
 	return v, nil
 }
 
+// stuck says why a database that can be read is not written to: a COMMIT that waits for a standby, or whose connection has
+// broken, has been unknown for longer than a statement may take. Nothing is decided behind it, on this node; others may do
+// better, if it is because this one speaks to a primary that is cut off.
+func (s StoreConfig) stuck(db engine) error {
+	p, shared := db.(*pgstore.Store)
+	if !shared {
+		return nil
+	}
+	if unknown := p.Stats().Unknown; unknown > time.Duration(s.Postgres.StatementTimeout) {
+		return fmt.Errorf("the database has not said for %v what became of a commit: look at its synchronous standbys", unknown.Round(time.Second))
+	}
+	return nil
+}
+
 // failed says why a database that was open cannot be used any more, and what to do.
 func (s StoreConfig) failed(err error) error {
 	if errors.Is(err, store.ErrMoved) {

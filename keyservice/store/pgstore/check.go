@@ -3,8 +3,10 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // oldest is the oldest version of the server, as server_version_num counts.
@@ -18,6 +20,28 @@ type server struct {
 	FSync             string `db:"fsync"`
 	FullPageWrites    string
 	SynchronousCommit string // of our session
+}
+
+const standbysQuery = `SELECT current_setting('synchronous_standby_names')`
+
+// warnOfStandbys says so when there are servers to fail over to, as the DSN names several, and COMMIT waits for none of them.
+// It is no error: a set that lost its standbys may have been told to go on alone.
+func warnOfStandbys(ctx context.Context, s *session, o Options) error {
+	c := s.Config()
+	if !slices.ContainsFunc(c.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != c.Host || f.Port != c.Port }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	var names string
+	if err := s.QueryRow(ctx, standbysQuery).Scan(&names); err != nil {
+		return fmt.Errorf("pgstore: asking the server for its standbys: %w", err)
+	}
+	if names == "" {
+		o.Log.Warn("COMMIT waits for no standby: a failover would forget what was acknowledged last: set synchronous_standby_names",
+			"node", o.Node)
+	}
+	return nil
 }
 
 // serverQuery also keeps synchronous_commit for the session as it is found: a reload of the server's configuration would

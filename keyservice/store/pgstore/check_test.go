@@ -110,6 +110,28 @@ func TestOldServerIsRefused(t *testing.T) {
 	require.Empty(t, s.wrong())
 }
 
+// TestNoStandbyToWaitFor: a DSN of several servers is one of a set that fails over.
+func TestNoStandbyToWaitFor(t *testing.T) {
+	server := pgtest.Start(t)
+	const says = "COMMIT waits for no standby"
+	alone, several := server.DSN("postgres"), fmt.Sprintf("host=%s,/nowhere user=postgres dbname=postgres", server.Dir())
+	for dsn, warns := range map[string]int{alone: 0, several: 1} {
+		var log journal
+		openTest(t, Options{DSN: dsn, Log: log.logger()})
+		require.Equal(t, warns, lines(log.String(), says), dsn)
+	}
+	absentStandby(t, server)
+	var log journal
+	o := Options{DSN: several, Node: "a", Log: log.logger()}.withDefaults()
+	config, err := o.parse()
+	require.NoError(t, err)
+	s, err := connect(context.Background(), o, config.ConnConfig)
+	require.NoError(t, err)
+	defer s.Close(context.Background())
+	require.NoError(t, warnOfStandbys(context.Background(), s, o))
+	require.Zero(t, lines(log.String(), says), "there is one to wait for")
+}
+
 // TestABadDSNIsNotRepeated: whatever is wrong with it, nothing that stands in it is said, as that may be the password.
 func TestABadDSNIsNotRepeated(t *testing.T) {
 	for dsn, says := range map[string]string{

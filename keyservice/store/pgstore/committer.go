@@ -70,6 +70,9 @@ func (c *committer) connected(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := warnOfStandbys(ctx, s, c.opts); err != nil {
+		return nil, errors.Join(err, s.Close(ctx))
+	}
 	c.session = s
 	if c.moved != nil {
 		c.moved()
