@@ -51,14 +51,22 @@ func (s *Service) Expire(ctx context.Context) (int, error) {
 	}
 }
 
-// expired finds the next rows to delete, in the order of their days.
+// expired finds the next rows to delete, in the order of their days. The earlier of the node's clock and the store's counts:
+// a node whose clock is far ahead deletes nothing of the others.
 func (s *Service) expired(ctx context.Context, from store.Key) ([]store.Key, error) {
+	now, err := s.Store.Now(ctx)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	if own := s.Clock(); own.Before(now) {
+		now = own
+	}
 	snap, err := s.Store.Snapshot(ctx)
 	if err != nil {
 		return nil, storeError(err)
 	}
 	defer snap.Close()
-	kept := bucketOf(oldestDay(s.Clock()))
+	kept := bucketOf(oldestDay(now))
 	var chunk []store.Key
 	err = snap.Scan(ctx, idempotencyRows, from, func(it store.Item) error {
 		if it.Key >= kept || len(chunk) == expiryChunk {

@@ -151,3 +151,19 @@ func TestATamperedLeaseIsNone(t *testing.T) {
 	log := w.entries()
 	require.Equal(t, leaseRow, log[len(log)-2].Reason)
 }
+
+// A node whose clock is far ahead deletes nothing that others still look into.
+func TestExpiryGoesByTheEarlierClock(t *testing.T) {
+	for name, skew := range map[string]time.Duration{"the node is ahead": 30 * day, "the node is behind": -30 * day} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.skew = skew
+			earlier := w.clock.Now().Add(min(skew, 0))
+			w.fill(dayOf(earlier)-2, 1)
+			w.fill(dayOf(earlier)-3, 1)
+			deleted, err := w.Expire(context.Background())
+			require.NoError(t, err)
+			require.Equal(t, 1, deleted)
+		})
+	}
+}

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -76,7 +77,7 @@ func (r *readers) get(ctx context.Context, keys []store.Key) (map[store.Key]stor
 		return nil, err
 	}
 	defer r.inside.Done()
-	w := wanted{keys: keys, found: make(chan found, 1)}
+	w := wanted{keys: slices.Clone(keys), found: make(chan found, 1)}
 	select {
 	case r.wanted <- w:
 	case <-ctx.Done():
