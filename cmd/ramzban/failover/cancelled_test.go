@@ -33,11 +33,10 @@ func TestStandbyCutOffAndItsWaitCancelled(t *testing.T) {
 	cancelAll(t, operator)
 	shown := versionOf(t, operator, idle.name)
 
-	fault := time.Now()
 	require.NoError(t, was.Primary.Cut(hatest.Servers)) // or its kernel would deliver to the standby what is on its way
 	require.NoError(t, was.Primary.Kill())
 	require.NoError(t, was.Standby.Heal())
-	l.survive(fault, was, func() error { return errors.Join(was.Primary.Heal(), was.Primary.Boot()) })
+	l.survive(time.Now(), was, func() error { return errors.Join(was.Primary.Heal(), was.Primary.Boot()) })
 	require.NoError(t, <-sent)
 	require.NotZero(t, idle.log.count("committed=false"), "what was shown is lost")
 	l.waitUntilUsed(victim)

@@ -20,7 +20,7 @@ func roles(t *testing.T) hatest.Roles {
 	return r
 }
 
-// survive waits until the service goes on after a fault that ends the primary, and when repair has brought it back.
+// survive waits until the service goes on after a fault that has ended the primary, and when repair has brought it back.
 func (l *load) survive(fault time.Time, was hatest.Roles, repair func() error) {
 	l.t.Helper()
 	took := l.recovered(fault)
@@ -34,26 +34,23 @@ func (l *load) survive(fault time.Time, was hatest.Roles, repair func() error) {
 // TestPrimaryKilled: every process of the primary is killed; later it is started again.
 func TestPrimaryKilled(t *testing.T) {
 	was, l := roles(t), startLoad(t)
-	fault := time.Now()
 	require.NoError(t, was.Primary.Kill())
-	l.survive(fault, was, was.Primary.Boot)
+	l.survive(time.Now(), was, was.Primary.Boot)
 	l.check()
 }
 
 // TestPrimaryCutOff: the primary loses both networks. To everyone else it is silent.
 func TestPrimaryCutOff(t *testing.T) {
 	was, l := roles(t), startLoad(t)
-	fault := time.Now()
 	require.NoError(t, was.Primary.Cut(hatest.Servers, hatest.Clients))
-	l.survive(fault, was, was.Primary.Heal)
+	l.survive(time.Now(), was, was.Primary.Heal)
 	l.check()
 }
 
 // TestPrimaryCutOffFromItsPeers: clients go on reaching a primary that is none any more, and does not know it yet.
 func TestPrimaryCutOffFromItsPeers(t *testing.T) {
 	was, l := roles(t), startLoad(t)
-	fault := time.Now()
 	require.NoError(t, was.Primary.Cut(hatest.Servers))
-	l.survive(fault, was, was.Primary.Heal)
+	l.survive(time.Now(), was, was.Primary.Heal)
 	l.check()
 }
