@@ -58,8 +58,8 @@ type batch struct {
 
 // try writes a batch in one transaction. After an error that is not store.ErrUnknown nothing was written.
 func (c *committer) try(members []*group.Member) (batch, error) {
-	if c.cause != nil {
-		return batch{}, c.cause
+	if err := c.stopped(); err != nil {
+		return batch{}, err
 	}
 	s, err := c.connected(c.patience)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,8 +35,11 @@ type committer struct {
 	queue  *group.Queue
 	ended  chan struct{}
 
-	failed chan struct{} // closed when another process, or a copy of the database, has fenced this one
-	cause  error         // set before failed is closed
+	failed  chan struct{} // closed when another process, or a copy of the database, has fenced this one
+	cause   error         // set before failed is closed
+	failing sync.Once
+
+	doubted atomic.Bool // the server may not be fit any more: the session is to be made again
 
 	unknowns unknowns // for Stats, at any time
 
@@ -63,6 +68,9 @@ func newCommitter(o Options, config *pgx.ConnConfig) *committer {
 
 // connected returns the session, a new one if the last is broken.
 func (c *committer) connected(ctx context.Context) (*session, error) {
+	if c.session != nil && c.doubted.Swap(false) {
+		_ = c.session.Close(ctx)
+	}
 	if c.session != nil && !c.session.IsClosed() {
 		return c.session, nil
 	}
@@ -190,10 +198,27 @@ func (c *committer) fence(s *session) error {
 	if err == nil {
 		err = fence.Check()
 	}
-	if c.cause = err; !errors.Is(err, store.ErrMoved) {
-		c.cause = fmt.Errorf("%w: %s: give each process a name of its own", ErrFenced, c.opts.Node)
-	}
-	close(c.failed)
-	c.opts.Log.Error("nothing is read or written any more", "error", c.cause)
+	return c.fail(err)
+}
+
+// fail stops all reading and writing for good: for a copy of the database if that is the reason, else for another process.
+func (c *committer) fail(reason error) error {
+	c.failing.Do(func() {
+		if c.cause = reason; !errors.Is(reason, store.ErrMoved) {
+			c.cause = fmt.Errorf("%w: %s: give each process a name of its own", ErrFenced, c.opts.Node)
+		}
+		close(c.failed)
+		c.opts.Log.Error("nothing is read or written any more", "error", c.cause)
+	})
 	return c.cause
+}
+
+// stopped returns why everything was stopped, nil while it was not.
+func (c *committer) stopped() error {
+	select {
+	case <-c.failed:
+		return c.cause
+	default:
+		return nil
+	}
 }

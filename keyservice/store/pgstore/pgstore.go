@@ -96,6 +96,7 @@ type Options struct {
 	Log *slog.Logger // nil: slog.Default()
 
 	closeLimit time.Duration // 0: closeLimit
+	watchEvery time.Duration // 0: watchEvery
 	transfer   bool          // the database is opened whatever its fence says
 }
 
@@ -118,6 +119,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.watchEvery == 0 {
+		o.watchEvery = watchEvery
 	}
 	if o.closeLimit == 0 {
 		o.closeLimit = closeLimit
@@ -147,6 +151,9 @@ type Store struct {
 	queue   *group.Queue
 	commits *committer
 	reads   *readers
+
+	watching     sync.WaitGroup
+	stopWatching context.CancelFunc
 
 	closing sync.Once
 }
@@ -211,13 +218,17 @@ func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error
 		c.disconnect()
 		return nil, err
 	}
-	reads.failed, reads.cause = c.failed, func() error { return c.cause }
+	reads.failed, reads.cause = c.failed, c.stopped
 	o.Log.Info("database opened", "node", o.Node, "epoch", c.epoch, "next_index", c.next)
 	// After a failover both are to go to the same server: an old primary that nobody stopped still answers, as it was.
 	c.moved = reads.pool.Reset
 	reads.start()
 	go c.run()
-	return &Store{opts: o, queue: c.queue, commits: c, reads: reads}, nil
+	s := &Store{opts: o, queue: c.queue, commits: c, reads: reads}
+	watching, stop := context.WithCancel(context.Background())
+	s.stopWatching = stop
+	s.watching.Go(func() { s.watch(watching) })
+	return s, nil
 }
 
 // prepare checks the server before anything is written, and migrates the schema.
@@ -256,19 +267,14 @@ func (s *Store) Commit(ctx context.Context, change store.Change) (uint64, error)
 func (s *Store) Failed() <-chan struct{} { return s.commits.failed }
 
 // Err returns why the store failed, nil while it has not.
-func (s *Store) Err() error {
-	select {
-	case <-s.commits.failed:
-		return s.commits.cause
-	default:
-		return nil
-	}
-}
+func (s *Store) Err() error { return s.commits.stopped() }
 
 // Close waits for the queued commits and running reads, then ends the connections. Snapshots still open answer ErrClosed.
 // A commit of which it is still not known whether it happened ends as store.ErrUnknown after closeLimit. There is no error.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
+		s.stopWatching()
+		s.watching.Wait()
 		s.commits.close()
 		s.reads.close()
 		s.commits.disconnect()
