@@ -27,7 +27,7 @@ func explainCall(err error) error {
 	case errors.As(err, &p) && len(p.Errors) > 0:
 		return fmt.Errorf("%w: %s", err, strings.Join(p.Errors, "; "))
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: is the service running (make run)?", err)
+		return fmt.Errorf("%w: is the service running there, and is --url right?", err)
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 
 	"ramzban/hsm/profile"
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/store/pgstore"
 )
 
 // checkFiles looks for what the configuration names, and tells the first thing to mend. Neither the HSM nor the database
@@ -36,8 +37,12 @@ func (c Config) checkFiles() error {
 		}
 	}
 	if p := c.Store.Postgres; p != nil && p.DSNEnv == "" {
-		if _, err := p.dsn(); err != nil {
+		dsn, err := p.dsn()
+		if err != nil {
 			return err
+		}
+		if err := pgstore.CheckDSN(dsn); err != nil {
+			return wrong(p.dsnKey(), "%v", err)
 		}
 	}
 	return nil

@@ -71,6 +71,11 @@ func parseConfig(b []byte) (Config, error) {
 	if err := decodeNext(d, &Config{}); !errors.Is(err, io.EOF) {
 		return Config{}, fmt.Errorf("more than one YAML document: leave one")
 	}
+	if empty, err := storeIsEmpty(b); err != nil {
+		return Config{}, decodeError(err)
+	} else if empty {
+		c.Store = StoreConfig{}
+	}
 	profiles := shippedProfiles()
 	maps.Copy(profiles, c.Profiles)
 	c.Profiles = profiles
@@ -79,14 +84,22 @@ func parseConfig(b []byte) (Config, error) {
 
 var errUnreadable = errors.New("this YAML cannot be read: look for a missing bracket or space")
 
+// storeIsEmpty: whoever writes the key and nothing under it is not to get the default engine.
+func storeIsEmpty(b []byte) (bool, error) {
+	var keys map[string]any
+	err := decodeNext(yaml.NewDecoder(bytes.NewReader(b)), &keys)
+	value, named := keys["store"]
+	return named && value == nil, err
+}
+
 // decodeNext reads a document. The YAML library panics on some broken ones; that is an error here.
-func decodeNext(d *yaml.Decoder, c *Config) (err error) {
+func decodeNext(d *yaml.Decoder, into any) (err error) {
 	defer func() {
 		if recover() != nil {
 			err = errUnreadable
 		}
 	}()
-	return d.Decode(c)
+	return d.Decode(into)
 }
 
 // decodeError puts a YAML error on one line with its line number, without the source: that may hold a secret in a

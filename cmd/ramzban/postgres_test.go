@@ -111,16 +111,20 @@ func TestServeSaysInOneLineWhyItCannotUsePostgres(t *testing.T) {
 		mode   os.FileMode
 		says   []string
 		status int
+
+		offline bool // `config check` says so too
 	}{
-		"no file":          {"", 0, []string{"store.postgres.dsn_file", "no such file", "put the database's DSN there, mode 0600"}, exitConfig},
-		"others may read":  {string(good), 0o640, []string{"store.postgres.dsn_file", "chmod 600"}, exitConfig},
-		"two lines":        {string(good) + "sslmode=disable\n", 0o600, []string{"store.postgres.dsn_file", "on one line"}, exitConfig},
-		"empty":            {"\n", 0o600, []string{"store.postgres.dsn_file", "on one line"}, exitConfig},
-		"no DSN":           {"postgres//db", 0o600, []string{"store.postgres.dsn_file", "options are wrong"}, exitConfig},
-		"not verified":     {"host=db.bank.test sslmode=require", 0o600, []string{"store.postgres.dsn_file", "db.bank.test", "add sslmode=verify-full"}, exitConfig},
-		"no such database": {unsafe.DSN("other"), 0o600, []string{"store.postgres.dsn_file", `"other" does not exist`}, exitConfig},
-		"not safe":         {unsafe.DSN("postgres"), 0o600, []string{"store.postgres.dsn_file", "set fsync = on"}, exitConfig},
-		"not there":        {"host=127.0.0.1 port=1 dbname=x user=x", 0o600, []string{"failed to connect", "connection refused"}, exitFailure},
+		"no file":          {"", 0, []string{"store.postgres.dsn_file", "no such file", "put the database's DSN there, mode 0600"}, exitConfig, true},
+		"others may read":  {string(good), 0o640, []string{"store.postgres.dsn_file", "chmod 600"}, exitConfig, true},
+		"two lines":        {string(good) + "sslmode=disable\n", 0o600, []string{"store.postgres.dsn_file", "on one line"}, exitConfig, true},
+		"empty":            {"\n", 0o600, []string{"store.postgres.dsn_file", "on one line"}, exitConfig, true},
+		"no DSN":           {"postgres//db", 0o600, []string{"store.postgres.dsn_file", "options are wrong"}, exitConfig, true},
+		"not verified":     {"host=db.bank.test sslmode=require", 0o600, []string{"store.postgres.dsn_file", "db.bank.test", "add sslmode=verify-full"}, exitConfig, true},
+		"no such database": {unsafe.DSN("other"), 0o600, []string{"store.postgres.dsn_file", `"other" does not exist`, "createdb"}, exitConfig, false},
+		"mistyped key":     {"hots=127.0.0.1 user=x", 0o600, []string{"store.postgres.dsn_file", "a key that is not known"}, exitConfig, true},
+		"no authority":     {"host=db.bank.test sslmode=verify-full sslrootcert=/nonexistent", 0o600, []string{"store.postgres.dsn_file", "open /nonexistent"}, exitConfig, true},
+		"not safe":         {unsafe.DSN("postgres"), 0o600, []string{"store.postgres.dsn_file", "set fsync = on"}, exitConfig, false},
+		"not there":        {"host=127.0.0.1 port=1 dbname=x user=x", 0o600, []string{"failed to connect", "connection refused", "start the server"}, exitFailure, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := *d.config.Store.Postgres
@@ -132,6 +136,10 @@ func TestServeSaysInOneLineWhyItCannotUsePostgres(t *testing.T) {
 			spoilt.Store.Postgres = &p
 			stdout, stderr := d.serve(t, spoilt, c.status)
 			requireOneLine(t, stderr, c.says...)
+			if c.offline {
+				_, stderr = runFailing(t, exitConfig, nil, "config", "check", "--config", writeConfig(t, spoilt))
+				requireOneLine(t, stderr, c.says...)
+			}
 			require.NotContains(t, stdout+stderr, dsnPassword)
 		})
 	}
@@ -225,6 +233,7 @@ func TestConfigNamesOneEngine(t *testing.T) {
 	for text, says := range map[string]string{
 		"":                                  "",
 		"store: {}\n":                       "store: name an engine: badger or postgres",
+		"store:\n":                          "store: name an engine: badger or postgres",
 		"store: {badger: }\n":               "store: name an engine: badger or postgres",
 		"store: {badger: {}}\n":             "",
 		"store: {postgres: {}}\n":           "",

@@ -83,7 +83,7 @@ func (s server) wrong() string {
 	case s.Encoding != "UTF8":
 		return fmt.Sprintf("the database's encoding is %s: make the database anew with ENCODING 'UTF8' TEMPLATE template0", s.Encoding)
 	case s.FSync != "on":
-		return "fsync is off, so that a power cut would lose acknowledged changes: set fsync = on and restart it"
+		return "fsync is off, so that a power cut would lose acknowledged changes: set fsync = on and reload it"
 	case s.FullPageWrites != "on":
 		return "full_page_writes is off, so that a power cut could damage the database: set full_page_writes = on and reload it"
 	case s.SynchronousCommit != "on" && s.SynchronousCommit != "remote_apply":

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"ramzban/keyservice/store/pgstore/pgserver"
 	"ramzban/keyservice/store/pgstore/pgtest"
 )
 
@@ -188,17 +190,50 @@ func TestRoleWithoutRights(t *testing.T) {
 	require.ErrorContains(t, err, "let the role create tables")
 	require.NoError(t, openTest(t, Options{DSN: dsn}).Close())
 	runSQL(t, operator, "GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, fence, goose_db_version TO clerk")
-	runSQL(t, operator, "GRANT USAGE, SELECT ON row_versions TO clerk")
+	err = openError(t, Options{DSN: clerk})
+	require.ErrorIs(t, err, ErrSchema)
+	require.ErrorContains(t, err, "permission denied for sequence row_versions")
+	require.ErrorContains(t, err, "GRANT USAGE, SELECT ON SEQUENCE row_versions")
+	runSQL(t, operator, "GRANT USAGE, SELECT ON SEQUENCE row_versions TO clerk")
 	mustCommit(t, openTest(t, Options{DSN: clerk}), change("k", "v"))
 }
 
-// TestTheServerRefusesTheDSN: what only another DSN can mend is told from what passes.
+func TestTablesOfAnotherProgram(t *testing.T) {
+	dsn := pgtest.Database(t)
+	runSQL(t, connectTo(t, dsn), "CREATE TABLE rows (id int)")
+	err := openError(t, Options{DSN: dsn, Expect: ExpectNew})
+	require.ErrorIs(t, err, ErrSchema)
+	require.ErrorContains(t, err, "name an empty database")
+	require.NotContains(t, err.Error(), "let the role")
+}
+
+// TestTheServerRefusesTheDSN: what only another DSN can mend is told from what passes. Each says once what to do.
 func TestTheServerRefusesTheDSN(t *testing.T) {
-	server := pgtest.Start(t)
-	require.ErrorIs(t, openError(t, Options{DSN: server.DSN("nowhere")}), ErrOptions)
-	require.ErrorIs(t, openError(t, Options{DSN: server.DSN("postgres") + " user=nobody"}), ErrOptions)
+	port, err := pgserver.FreePort()
+	require.NoError(t, err)
+	server := pgtest.StartWith(t, pgserver.Options{Parent: pgserver.Memory(), Port: port, Password: "geheim"})
+	server.Exec(t, "CREATE DATABASE closed", "REVOKE CONNECT ON DATABASE closed FROM public", "CREATE ROLE clerk LOGIN")
+	refusal := func(dsn, says string, want error) {
+		t.Helper()
+		err := openError(t, Options{DSN: dsn})
+		if want != nil {
+			require.ErrorIs(t, err, want)
+		}
+		require.Equal(t, 1, strings.Count(err.Error(), says), "%v", err)
+		require.NotContains(t, err.Error(), "geheim")
+		require.NotContains(t, err.Error(), "refused TLS")
+	}
+	refusal(server.DSN("nowhere"), "createdb --owner=postgres --encoding=UTF8 --template=template0 nowhere", ErrOptions)
+	refusal(server.DSN("postgres")+" user=nobody", "correct the DSN's user", ErrOptions)
+	refusal(server.DSN("closed")+" user=clerk", `GRANT CONNECT ON DATABASE "closed" TO "clerk"`, ErrSchema)
+	loopback := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres password=", port)
+	refusal(loopback+"geheim2", "password authentication failed", ErrOptions)
+	refusal(loopback+"geheim2", "correct the DSN's password", ErrOptions)
 	require.NoError(t, server.Kill())
-	require.NotErrorIs(t, openError(t, Options{DSN: server.DSN("postgres")}), ErrOptions)
+	for dsn, says := range map[string]string{loopback + "geheim": "connection refused", server.DSN("postgres"): "start the server"} {
+		refusal(dsn, says, nil)
+		require.NotErrorIs(t, openError(t, Options{DSN: dsn}), ErrOptions)
+	}
 }
 
 func TestOptionsAreChecked(t *testing.T) {

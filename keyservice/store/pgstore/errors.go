@@ -17,7 +17,9 @@ const (
 	diskFull             = "53100"
 	noSuchDatabase       = "3D000"
 	authorizationClass   = "28" // the user or the password, or the server does not let this host in
+	wrongPassword        = "28P01"
 	accessRuleClass      = "42" // a missing right, or something of that name is there already
+	missingRight         = "42501"
 )
 
 // errRaced: another node made a row between this node's look at it and its insertion.
@@ -45,11 +47,23 @@ func failed(err error) error {
 	return fmt.Errorf("%w: %w", store.ErrFailed, err)
 }
 
-// refused makes ErrOptions of what a server says of the DSN itself.
+// rights are what a role needs that does not own the tables.
+const rights = "let the role own the tables, or GRANT SELECT, INSERT, UPDATE, DELETE ON rows, logs, commits, fence, goose_db_version" +
+	" and GRANT USAGE, SELECT ON SEQUENCE row_versions to it"
+
+// refused makes ErrOptions of what a server says of the DSN itself, and ErrSchema of rights that the DSN's role does not have.
 func refused(err error) error {
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == noSuchDatabase || strings.HasPrefix(pg.Code, authorizationClass)) {
+	var connecting *connectError
+	switch {
+	case errors.Is(err, ErrSchema) || !errors.As(err, &pg):
+		return err
+	case pg.Code == noSuchDatabase || strings.HasPrefix(pg.Code, authorizationClass):
 		return fmt.Errorf("%w: %w", ErrOptions, err)
+	case pg.Code != missingRight:
+		return err
+	case errors.As(err, &connecting): // it says which right
+		return fmt.Errorf("%w: %w", ErrSchema, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w: %s", ErrSchema, err, rights)
 }

@@ -69,7 +69,11 @@ func migrationFailed(err error) error {
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && strings.HasPrefix(pg.Code, accessRuleClass) {
-		return fmt.Errorf("%w: migrating it: %s: let the role create tables in the database's schema", ErrSchema, oneLine(err.Error()))
+		mend := "another program's tables are in the way: name an empty database"
+		if pg.Code == missingRight {
+			mend = "let the role create tables in the database's schema"
+		}
+		return fmt.Errorf("%w: migrating it: %s: %s", ErrSchema, oneLine(err.Error()), mend)
 	}
 	return fmt.Errorf("pgstore: migrating the schema: %w", err)
 }

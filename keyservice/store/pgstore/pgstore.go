@@ -39,7 +39,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ramzban/keyservice/store"
@@ -54,7 +53,7 @@ var (
 	ErrUnsuitable = errors.New("pgstore: this PostgreSQL server cannot be used")
 	// ErrStandby comes with ErrUnsuitable: the server is a standby. During a failover that passes by itself.
 	ErrStandby = errors.New("it is a standby")
-	// ErrSchema: the database was migrated by a newer program, or cannot be migrated.
+	// ErrSchema: the database was migrated by a newer program, cannot be migrated, or is not the role's to use.
 	ErrSchema = errors.New("pgstore: the database's schema does not fit")
 	// ErrAbsent: the database is not yet one of this program's, and was to be.
 	ErrAbsent = errors.New("pgstore: nobody has used this database yet")
@@ -179,31 +178,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// parse reads the DSN.
-func (o Options) parse() (*pgxpool.Config, error) {
-	config, err := pgxpool.ParseConfig(o.DSN)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the DSN cannot be read: %s", ErrOptions, oneLine(unquoted(err)))
-	}
-	return config, nil
-}
-
-// unquoted says what is wrong with a DSN and nothing that stands in it: pgx finds a password only where it expects one, and
-// it is because of a password that nobody quoted that many a DSN cannot be taken apart.
-func unquoted(err error) string {
-	var bad *pgconn.ParseConfigError
-	if !errors.As(err, &bad) {
-		return "its form is wrong"
-	}
-	said := *bad
-	said.ConnString = ""
-	what := strings.TrimPrefix(said.Error(), "cannot parse ``: ")
-	if strings.HasPrefix(what, "failed to parse") {
-		what, _, _ = strings.Cut(what, " (") // there it quotes what it did not understand
-	}
-	return what
-}
-
 func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error) {
 	if err := prepare(ctx, o, config.ConnConfig); err != nil {
 		return nil, err
@@ -233,9 +207,6 @@ func open(ctx context.Context, o Options, config *pgxpool.Config) (*Store, error
 
 // prepare checks the server before anything is written, and migrates the schema.
 func prepare(ctx context.Context, o Options, config *pgx.ConnConfig) error {
-	if err := checkTLS(config); err != nil {
-		return err
-	}
 	s, err := connect(ctx, o, config)
 	if err != nil {
 		return err

@@ -41,7 +41,7 @@ func connect(ctx context.Context, o Options, base *pgx.ConnConfig) (*session, er
 	}
 	var err error
 	if s.Conn, err = pgx.ConnectConfig(ctx, config); err != nil {
-		return nil, fmt.Errorf("pgstore: %w", err)
+		return nil, unconnected(config, err)
 	}
 	connected.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, o.StatementTimeout)
