@@ -64,6 +64,7 @@ election-timeout: 1500
 // primary_stop_timeout bounds that end: a PostgreSQL that waits for its standbys is killed.
 // wal_retrieve_retry_interval is how long a standby waits before it looks for a new primary again: until one has come,
 // nothing is acknowledged. PostgreSQL's own is 5 s.
+// Every failover begins another segment of the log, so segments are small: all is in memory.
 // failsafe_mode stays off: a primary that cannot ask etcd must not go on.
 //
 // PostgreSQL's own synchronous_commit stays on: remote_write would count what is not on the standby's disk, local nothing
@@ -89,14 +90,15 @@ bootstrap:
       parameters:
         max_connections: 200
         shared_buffers: 64MB
-        max_wal_size: 256MB
+        max_wal_size: 64MB
+        min_wal_size: 16MB
         wal_log_hints: "on"
-        wal_keep_size: 256MB
+        wal_keep_size: 64MB
         wal_sender_timeout: 5s
         wal_receiver_timeout: 5s
         wal_retrieve_retry_interval: 500ms
         synchronous_commit: "on"
-  initdb: [{encoding: UTF8}, {locale: C}, {auth: trust}, data-checksums, no-sync]
+  initdb: [{encoding: UTF8}, {locale: C}, {auth: trust}, data-checksums, no-sync, {wal-segsize: '4'}]
 postgresql:
   listen: 0.0.0.0:5432
   connect_address: SERVER:5432

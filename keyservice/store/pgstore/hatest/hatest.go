@@ -107,26 +107,37 @@ func (s *Set) DSN(database string) string {
 		hosts[1:], superuser, database, filepath.Join(s.dir, certificateFile))
 }
 
-// Database makes an empty database and returns its DSN. The set must be whole.
+// Database makes an empty database and returns its DSN. The set must be whole. It is dropped at the end of the test.
 func (s *Set) Database(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("test%d", s.databases.Add(1))
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, s.DSN(superuser))
-	if err != nil {
+	if err := s.exec("CREATE DATABASE " + name); err != nil {
 		t.Fatalf("hatest: %v", err)
 	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name); err != nil {
-		t.Fatalf("hatest: %v", err)
-	}
+	t.Cleanup(func() {
+		if err := s.exec("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
+			t.Errorf("hatest: %v", err)
+		}
+	})
 	for _, m := range s.Machines { // a client that comes to a standby without it does not go on to the next machine
 		if err := until(startLimit, func(ctx context.Context) error { return m.has(ctx, name) }); err != nil {
 			t.Fatalf("hatest: %v", err)
 		}
 	}
 	return s.DSN(name)
+}
+
+// exec runs a statement on the primary.
+func (s *Set) exec(statement string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.DSN(superuser))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, statement)
+	return err
 }
 
 func (m *Machine) has(ctx context.Context, database string) error {
