@@ -7,6 +7,7 @@ import (
 
 	"ramzban/hsm"
 	"ramzban/keyservice/store/badgerstore"
+	"ramzban/keyservice/store/transfer"
 )
 
 // Exit statuses, by sysexits(3) where it has one. The systemd unit does not restart after those that starting again
@@ -25,8 +26,8 @@ var errConfiguration = errors.New("configuration")
 // exits are the exit statuses and what they mean; exitFailure is the status of every other error.
 var exits = []struct {
 	status int
-	cause  error // nil for those that are no single error
-	means  string
+	cause  error  // nil for those that are no single error
+	means  string // of serve
 }{
 	{0, nil, "it was told to stop, and stopped in order"},
 	{exitFailure, nil, "anything else, such as a disk, a database, an HSM or an address that is not there: starting again may help"},
@@ -37,6 +38,9 @@ var exits = []struct {
 
 // exitStatus returns the status that the process ends with after an error.
 func exitStatus(err error) int {
+	if errors.Is(err, transfer.ErrRefused) {
+		return exitConfig
+	}
 	for _, e := range exits {
 		if e.cause != nil && errors.Is(err, e.cause) {
 			return e.status
@@ -44,6 +48,13 @@ func exitStatus(err error) int {
 	}
 	return exitFailure
 }
+
+// copyExits are the exit statuses of a copy and what they mean, for --help.
+const copyExits = `Exit statuses:
+   0  the database is moved, or with --abandon the copy is given up
+   1  it was cut short by an interruption, a server or a disk: the same command again goes on
+  65  a database is damaged
+  78  it was refused: what the message says must be mended first, the same command again does not help`
 
 // explainExits lists the exit statuses for --help.
 func explainExits() string {

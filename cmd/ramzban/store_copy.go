@@ -6,10 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
+	"os/user"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,13 +42,18 @@ func storeCopyCommand() *cobra.Command {
 		Long: `Moves the database of one configuration to the empty one of another: from Badger to PostgreSQL or back.
 Stop every node first. What is copied is compared before the new database is released; from then on only that one can be
 served from. Whatever ends the copy early, the same command again finishes it; with --abandon it gives up a copy that is
-not finished. To come back from a finished one, copy in the other direction. Run it as the service's user.`,
-		Args: cobra.NoArgs,
+not finished. To come back from a finished one, copy in the other direction. Run it as the service's user.
+
+` + copyExits,
+		Args: func(c *cobra.Command, args []string) error { return refusedFlags(cobra.NoArgs(c, args)) },
 		RunE: func(c *cobra.Command, _ []string) error {
 			keepFilesPrivate()
 			return f.run(c.Context(), c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return refusedFlags(c.Parent().FlagErrorFunc()(c, err))
+	})
 	flags := c.Flags()
 	flags.StringVar(&f.from, "from", "", "the configuration `FILE` whose database is copied")
 	flags.StringVar(&f.to, "to", "", "the configuration `FILE` whose database is filled")
@@ -52,9 +62,17 @@ not finished. To come back from a finished one, copy in the other direction. Run
 	return c
 }
 
+// refusedFlags gives a wrong command line the status of what must be mended first.
+func refusedFlags(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", transfer.ErrRefused, err)
+}
+
 func (f copyFlags) run(ctx context.Context, out, notes io.Writer) error {
 	if f.from == "" || f.to == "" {
-		return errors.New("give both --from and --to, configuration files of `ramzban serve`")
+		return fmt.Errorf("%w: give both --from and --to, configuration files of `ramzban serve`", transfer.ErrRefused)
 	}
 	from, err := openForCopy(ctx, "--from", f.from, false)
 	if err != nil {
@@ -66,10 +84,10 @@ func (f copyFlags) run(ctx context.Context, out, notes io.Writer) error {
 		return err
 	}
 	defer to.Close()
-	report := copyReport{Database: from.Name(), Other: to.Name(), State: "abandoned", config: f.to}
+	report := copyReport{Database: from.Name(), Other: to.Name(), State: "abandoned", config: f.to, node: to.node}
 	if f.abandon {
 		if err := transfer.Abandon(ctx, from, to); err != nil {
-			return err
+			return interrupted(ctx, err, "run the same command again")
 		}
 		report.config = f.from
 		return report.print(out, f.asJSON)
@@ -78,48 +96,86 @@ func (f copyFlags) run(ctx context.Context, out, notes io.Writer) error {
 	result, err := transfer.Copy(ctx, from, to, progress.report)
 	progress.end()
 	if err != nil {
-		return explainCopy(err)
+		return explainCopy(ctx, err)
 	}
 	report.take(result)
 	return report.print(out, f.asJSON)
 }
 
 // explainCopy says what to do after a copy that was begun and did not end.
-func explainCopy(err error) error {
+func explainCopy(ctx context.Context, err error) error {
 	if errors.Is(err, transfer.ErrRefused) {
 		return err
+	}
+	if ctx.Err() != nil {
+		err = errInterrupted
 	}
 	return fmt.Errorf("the copy is not finished: %w: run the same command again, or with --abandon to give it up; until then no node can serve", err)
 }
 
-// copied is a database that is open for a copy.
-type copied interface {
+// errInterrupted stands in place of what a signal made of a statement or a read that was under way.
+var errInterrupted = errors.New("interrupted")
+
+// interrupted puts what an operator knows in place of an error that only comes of the signal.
+func interrupted(ctx context.Context, err error, advice string) error {
+	if ctx.Err() == nil || errors.Is(err, transfer.ErrRefused) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", errInterrupted, advice)
+}
+
+// copied is a database that is open for a copy, and the node of the configuration that names it.
+type copied struct {
+	copyable
+	node string
+}
+
+// copyable is such a database, of either engine.
+type copyable interface {
 	transfer.Database
 	Close() error
 }
 
 // openForCopy opens the database that a configuration file names, whether or not a node may serve from it.
 func openForCopy(ctx context.Context, flag, path string, mayBeNew bool) (copied, error) {
-	c, err := LoadConfig(path)
+	c, err := loadForCopy(flag, path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
+		return copied{}, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	var d copied
+	var d copyable
 	if c.Store.Postgres != nil {
 		d, err = c.Store.Postgres.openForCopy(ctx, mayBeNew, log)
 	} else {
 		d, err = c.Store.Badger.openForCopy(mayBeNew, log)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", flag, path, err)
+	if errors.Is(err, badgerstore.ErrLocked) {
+		err = fmt.Errorf("%w: %w", transfer.ErrRefused, err)
 	}
-	return d, nil
+	if err != nil {
+		return copied{}, fmt.Errorf("%s %s: %w", flag, path, interrupted(ctx, err, "nothing was changed"))
+	}
+	return copied{d, c.Node}, nil
 }
 
-func (b BadgerConfig) openForCopy(mayBeNew bool, log *slog.Logger) (copied, error) {
+func loadForCopy(flag, path string) (Config, error) {
+	c, err := LoadConfig(path)
+	var unread *fs.PathError
+	switch {
+	case errors.As(err, &unread) && unread.Path == path:
+		return Config{}, fmt.Errorf("%w: %w: name an existing file with %s", errConfiguration, unread, flag)
+	case err != nil:
+		return Config{}, fmt.Errorf("%s: %w", flag, err)
+	}
+	return c, nil
+}
+
+func (b BadgerConfig) openForCopy(mayBeNew bool, log *slog.Logger) (copyable, error) {
 	const key = "store.badger.dir"
 	if err := requirePrivate(key, b.Dir); err != nil {
+		return nil, err
+	}
+	if err := requireOwn(key, b.Dir, os.Geteuid()); err != nil {
 		return nil, err
 	}
 	found, err := badgerstore.Exists(b.Dir)
@@ -132,7 +188,34 @@ func (b BadgerConfig) openForCopy(mayBeNew bool, log *slog.Logger) (copied, erro
 	return open(badgerstore.OpenTransfer(badgerstore.Options{Dir: b.Dir, Reserve: uint64(b.Reserve), Log: log}))
 }
 
-func (p PostgresConfig) openForCopy(ctx context.Context, mayBeNew bool, log *slog.Logger) (copied, error) {
+// requireOwn refuses a folder of another user, whose node could not open what this process writes there. Of a folder that
+// is yet to be made, root is refused if what it will be in is another user's.
+func requireOwn(key, dir string, uid int) error {
+	there := dir
+	info, err := os.Stat(there)
+	for errors.Is(err, fs.ErrNotExist) && there != filepath.Dir(there) {
+		there = filepath.Dir(there)
+		info, err = os.Stat(there)
+	}
+	if err != nil {
+		return wrong(key, "%v: let the service's user look at it", err)
+	}
+	stat, known := info.Sys().(*syscall.Stat_t)
+	if !known || int(stat.Uid) == uid || there != dir && uid != 0 {
+		return nil
+	}
+	return wrong(key, "%s belongs to %s: run the copy as that user", there, nameOfUser(stat.Uid))
+}
+
+func nameOfUser(uid uint32) string {
+	id := fmt.Sprint(uid)
+	if u, err := user.LookupId(id); err == nil {
+		return "the user " + u.Username
+	}
+	return "the user with the number " + id
+}
+
+func (p PostgresConfig) openForCopy(ctx context.Context, mayBeNew bool, log *slog.Logger) (copyable, error) {
 	dsn, err := p.dsn()
 	if err != nil {
 		return nil, err
@@ -144,17 +227,19 @@ func (p PostgresConfig) openForCopy(ctx context.Context, mayBeNew bool, log *slo
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
 	d, err := pgstore.OpenTransfer(ctx, pgstore.Options{DSN: dsn, Expect: expect, StatementTimeout: time.Duration(p.StatementTimeout), Log: log})
-	if errors.Is(err, pgstore.ErrAbsent) {
+	switch {
+	case errors.Is(err, pgstore.ErrAbsent):
 		return nil, wrong(p.dsnKey(), "its database is no node's yet: there is nothing to copy")
-	}
-	if err != nil {
+	case errors.Is(err, pgstore.ErrRights):
+		return nil, fmt.Errorf("%w: %s: %w", errConfiguration, p.dsnKey(), err)
+	case err != nil:
 		return nil, p.explain(err)
 	}
 	return d, nil
 }
 
 // open keeps a nil of an engine's type from passing for a database.
-func open[D copied](d D, err error) (copied, error) {
+func open[D copyable](d D, err error) (copyable, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +258,7 @@ type copyReport struct {
 	Digest   string            `json:"sha256,omitempty"`
 
 	config string // what to start a node with now
+	node   string // of the new configuration
 }
 
 func (r *copyReport) take(result transfer.Result) {
@@ -226,6 +312,9 @@ func (r copyReport) printMoved(out io.Writer) error {
 	fmt.Fprintf(&b, "%12d  rows in all\n\nThe copy, read again, is the same: SHA-256 %s\n", r.Rows, r.Digest)
 	for _, node := range slices.Sorted(maps.Keys(r.Logs)) {
 		fmt.Fprintf(&b, "The log of node %s goes on with entry %d.\n", node, r.Logs[node])
+	}
+	if _, goesOn := r.Logs[r.node]; !goesOn {
+		fmt.Fprintf(&b, "Node %s, of the configuration %s, begins a new log.\n", r.node, r.config)
 	}
 	fmt.Fprintf(&b, "\nNext: start the nodes with the configuration %s.\n%s is closed to nodes; to come back, copy in the other direction.\n"+
 		"Take the new database into the backups before the old one is deleted.\n", r.config, capital(r.Database))

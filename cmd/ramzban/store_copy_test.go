@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"ramzban/keyservice/store/pgstore/pgtest"
@@ -74,7 +76,7 @@ func TestStoreCopyThereAndBack(t *testing.T) {
 	require.NoError(t, err)
 	used := []string{first.password(t), first.password(t)}
 	d.requireVerdict(t, first.serial, used[0], "accepted")
-	requireOneLine(t, copyRefused(t, exitFailure, badger, postgres), "--from", "in use by another process")
+	requireOneLine(t, copyRefused(t, exitConfig, badger, postgres), "--from", "in use by another process", "stop the node")
 	require.NoError(t, d.terminate())
 
 	out := copyStore(t, badger, postgres)
@@ -82,6 +84,7 @@ func TestStoreCopyThereAndBack(t *testing.T) {
 	require.Regexp(t, `(?m)^ +\d+  audit entries$`, out)
 	require.Regexp(t, `the same: SHA-256 [0-9a-f]{64}\n`, out)
 	require.Regexp(t, `The log of node \S+ goes on with entry [1-9]\d*\.`, out)
+	require.NotContains(t, out, "begins a new log")
 	require.Contains(t, out, "start the nodes with the configuration "+postgres)
 	require.Contains(t, copyStore(t, badger, postgres), "was moved before: there was nothing left to copy")
 	_, stderr := runFailing(t, exitConfig, nil, "serve", "--config", badger)
@@ -94,7 +97,7 @@ func TestStoreCopyThereAndBack(t *testing.T) {
 	require.NoError(t, err)
 	d.requireAuditAgrees(t)
 
-	requireOneLine(t, copyRefused(t, exitFailure, badger, postgres, "--abandon"), "has all of it", "copy in the other direction to come back")
+	requireOneLine(t, copyRefused(t, exitConfig, badger, postgres, "--abandon"), "has all of it", "to come back, copy in the other direction")
 	var report copyReport
 	require.NoError(t, json.Unmarshal([]byte(copyStore(t, postgres, badger, "--json")), &report))
 	require.Equal(t, "moved", report.State)
@@ -136,9 +139,9 @@ func TestStoreCopyCutOff(t *testing.T) {
 		require.NoError(t, err)
 		defer to.Close()
 		_, err = transfer.Copy(ctx, from, to, func(string, uint64, uint64) { cancel() })
-		err = explainCopy(err)
-		require.ErrorIs(t, err, context.Canceled)
-		require.ErrorContains(t, err, "the copy is not finished")
+		err = explainCopy(ctx, err)
+		require.ErrorContains(t, err, "the copy is not finished: interrupted: ")
+		require.Equal(t, exitFailure, exitStatus(err))
 		require.ErrorContains(t, err, "run the same command again, or with --abandon")
 	}
 	cutOff()
@@ -162,10 +165,63 @@ func TestStoreCopyCutOff(t *testing.T) {
 // TestStoreCopySaysWhatIsMissing, in one line.
 func TestStoreCopySaysWhatIsMissing(t *testing.T) {
 	d, badger, postgres := movable(t)
-	requireOneLine(t, copyRefused(t, exitFailure, "", postgres), "give both --from and --to")
-	requireOneLine(t, copyRefused(t, exitConfig, badger, "/nonexistent.yaml"), "--to", "no such file")
+	requireOneLine(t, copyRefused(t, exitConfig, "", postgres), "give both --from and --to")
+	requireOneLine(t, copyRefused(t, exitConfig, badger, postgres, "--abandom"), "unknown flag", "see `ramzban store copy --help`")
+	requireOneLine(t, copyRefused(t, exitConfig, "/nonexistent.yaml", postgres), "no such file", "name an existing file with --from")
 	nowhere := d.config
 	nowhere.Store.Badger = &BadgerConfig{Dir: filepath.Join(t.TempDir(), "gone")}
 	requireOneLine(t, copyRefused(t, exitConfig, writeConfig(t, nowhere), postgres), "holds no database: mount its disk")
-	requireOneLine(t, copyRefused(t, exitFailure, badger, badger), "in use by another process")
+	requireOneLine(t, copyRefused(t, exitConfig, badger, badger), "in use by another process")
+}
+
+// TestStoreCopyAsAnotherUser is refused, as the folder's node could not open what the copy leaves there.
+func TestStoreCopyAsAnotherUser(t *testing.T) {
+	d, _, postgres := movable(t)
+	theirs := filepath.Join(t.TempDir(), "theirs")
+	require.NoError(t, os.Mkdir(theirs, 0o700))
+	asRoot(t, "chown", "65534", theirs)
+	d.config.Store.Badger = &BadgerConfig{Dir: theirs}
+	requireOneLine(t, copyRefused(t, exitConfig, writeConfig(t, d.config), postgres), theirs+" belongs to ", "run the copy as that user")
+	require.ErrorContains(t, requireOwn("key", filepath.Join(theirs, "new"), 0), "run the copy as that user", "root, in a folder of theirs")
+	require.NoError(t, requireOwn("key", theirs, 65534))
+	require.NoError(t, requireOwn("key", filepath.Join(theirs, "new"), 1000), "whose it will be")
+}
+
+// TestStoreCopyWithoutRights is refused before either database is closed to nodes.
+func TestStoreCopyWithoutRights(t *testing.T) {
+	d, badger, postgres := movable(t)
+	d.startWith(t, badger)
+	_, err := d.enrol(t.Context(), "counter-6", testCard(1))
+	require.NoError(t, err)
+	require.NoError(t, d.terminate())
+	copyStore(t, badger, postgres)
+	d.config.Node = "solo"
+	d.config.Store.Badger = &BadgerConfig{Dir: filepath.Join(t.TempDir(), "back")}
+	badger = writeConfig(t, d.config)
+	require.Contains(t, copyStore(t, postgres, badger), "Node solo, of the configuration "+badger+", begins a new log.\n")
+	there, err := LoadConfig(postgres)
+	require.NoError(t, err)
+	dsn, err := there.Store.Postgres.dsn()
+	require.NoError(t, err)
+	operator, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	defer operator.Close(context.Background())
+	for _, statement := range []string{"DROP ROLE IF EXISTS porter", "CREATE ROLE porter LOGIN"} {
+		_, err := operator.Exec(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	there.Store.Postgres.DSNFile = writeFile(t, "dsn", dsn+" user=porter\n")
+	requireOneLine(t, copyRefused(t, exitConfig, badger, writeConfig(t, there)), "--to", "GRANT ", "TRUNCATE", "ON rows TO porter")
+	d.startWith(t, badger)
+	require.NoError(t, d.terminate())
+}
+
+// TestStoreCopyHelpSaysHowItEnds: scripts go by that.
+func TestStoreCopyHelpSaysHowItEnds(t *testing.T) {
+	help, err := exec.CommandContext(t.Context(), ramzban, "store", "copy", "--help").Output()
+	require.NoError(t, err)
+	for _, status := range []int{0, exitFailure, exitDamaged, exitConfig} {
+		require.Regexp(t, fmt.Sprintf(`\n  %2d  \w`, status), string(help))
+	}
+	require.Equal(t, exitConfig, exitStatus(fmt.Errorf("here: %w", transfer.ErrRefused)))
 }

@@ -82,7 +82,7 @@ func (f Fence) String() string {
 	case Copying:
 		return fmt.Sprintf("it is being copied to %s: run the same `ramzban store copy` again to finish that, or with --abandon to serve from here again", f.Where)
 	case Moved:
-		return fmt.Sprintf("it was moved to %s: serve from there; to come back, copy from there to here with `ramzban store copy`", f.Where)
+		return fmt.Sprintf("it was moved to %s: serve from there, or from where that was moved since; to come back, copy from there to here with `ramzban store copy`", f.Where)
 	case Abandoned:
 		return "a copy into it was abandoned, and it is empty: serve from where the copy came from, or fill it with `ramzban store copy`"
 	}

@@ -3,6 +3,7 @@ package badgerstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -24,6 +25,9 @@ type Transfer struct {
 func OpenTransfer(o Options) (*Transfer, error) {
 	o = o.withDefaults()
 	f, err := openDatabase(o)
+	if errors.Is(err, ErrLocked) { // what Open says would not do: another directory is another database
+		return nil, fmt.Errorf("%w: %s: stop the node, or end the other copy, that runs on it", ErrLocked, o.Dir)
+	}
 	if err != nil {
 		return nil, err
 	}

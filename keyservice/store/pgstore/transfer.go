@@ -17,6 +17,9 @@ import (
 // transferLimit bounds a statement of a copy: it may read or write a whole table.
 const transferLimit = 10 * time.Minute
 
+// ErrRights: the role may not do all that a copy does. The message says which rights to grant.
+var ErrRights = errors.New("pgstore: the role lacks rights that a copy needs")
+
 // transferNode stands in place of a node's name among the server's sessions.
 const transferNode = "copy"
 
@@ -41,7 +44,8 @@ type Transfer struct {
 }
 
 // OpenTransfer opens a database, whatever its fence says, and brings its schema up to date. Of the options it takes no Node
-// and no Sequencer. Its errors are those of Open but store.ErrMoved.
+// and no Sequencer. With ExpectUsed it is for a copy from there, else for one from or to there. Its errors are those of Open
+// but store.ErrMoved, and ErrRights.
 func OpenTransfer(ctx context.Context, o Options) (*Transfer, error) {
 	o.Node, o.transfer = transferNode, true
 	o = o.withDefaults()
@@ -60,6 +64,9 @@ func OpenTransfer(ctx context.Context, o Options) (*Transfer, error) {
 }
 
 func openTransfer(ctx context.Context, o Options, config *pgxpool.Config) (*Transfer, error) {
+	if err := checkRights(ctx, o, config.ConnConfig); err != nil {
+		return nil, err
+	}
 	if err := prepare(ctx, o, config.ConnConfig); err != nil {
 		return nil, err
 	}
@@ -140,7 +147,7 @@ func (t *Transfer) ask(exchange *pgx.Batch) error {
 // Snapshot implements transfer.Database.
 func (t *Transfer) Snapshot(ctx context.Context) (store.Snapshot, error) { return t.reads.take(ctx) }
 
-// Clear implements transfer.Database. The role must be allowed to truncate the table of rows, as its owner is.
+// Clear implements transfer.Database.
 func (t *Transfer) Clear(ctx context.Context, under store.Fence) error {
 	return t.session.under(ctx, under, func(exchange *pgx.Batch) {
 		exchange.Queue(keepEpochs)

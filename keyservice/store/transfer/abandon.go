@@ -27,8 +27,7 @@ func Abandon(ctx context.Context, from, to Database) error {
 func (c *copying) checkAbandon() error {
 	toThere := (c.origin.State == store.Copying || c.origin.State == store.Moved) && c.origin.Peer == c.target.Own
 	if toThere && c.target.State == store.Serving {
-		return refuse("%s has all of it, and a node may have served from it: run the copy without --abandon, which finishes it, or copy "+
-			"in the other direction to come back", c.to.Name())
+		return c.tooLate()
 	}
 	free := c.origin.State == store.Serving
 	done := free && c.target.State == store.Abandoned && c.target.Peer == (store.ID{})
@@ -36,6 +35,15 @@ func (c *copying) checkAbandon() error {
 		return nil
 	}
 	return refuse("no copy from %s to %s is unfinished", c.from.Name(), c.to.Name())
+}
+
+// tooLate refuses because the destination was released.
+func (c *copying) tooLate() error {
+	before := "" // what is to be done before that
+	if c.origin.State == store.Copying {
+		before = "run the copy without --abandon, which finishes it, and "
+	}
+	return refuse("%s has all of it, and a node may have served from it: %sto come back, copy in the other direction", c.to.Name(), before)
 }
 
 // abandon first makes it impossible that the destination is released, and lets nodes into the origin last but one: until

@@ -150,7 +150,7 @@ func (c *copying) check(ctx context.Context) (finished bool, err error) {
 		return false, c.checkTarget(ctx)
 	case store.Copying, store.Moved:
 		if c.origin.Peer != c.target.Own {
-			return false, refuse("%s: %s", c.from.Name(), c.origin)
+			return false, c.elsewhere()
 		}
 	default:
 		return false, refuse("%s is not whole: %s", c.from.Name(), c.origin)
@@ -164,6 +164,14 @@ func (c *copying) check(ctx context.Context) (finished bool, err error) {
 	return false, refuse("%s: %s", c.to.Name(), c.target)
 }
 
+// elsewhere refuses an origin that was, or is being, copied to another destination.
+func (c *copying) elsewhere() error {
+	if c.origin.State == store.Moved {
+		return refuse("%s was moved to %s: copy from the database that nodes serve from now", c.from.Name(), c.origin.Where)
+	}
+	return refuse("%s: %s", c.from.Name(), c.origin)
+}
+
 // checkTarget refuses a destination of which something would be lost, or that another copy is being made into.
 func (c *copying) checkTarget(ctx context.Context) error {
 	unused := c.target.State == store.Abandoned && c.target.Peer == (store.ID{})
@@ -171,6 +179,9 @@ func (c *copying) checkTarget(ctx context.Context) error {
 	switch {
 	case unused, superseded, c.begunFrom(c.origin.Own):
 		return nil
+	case c.target.State == store.Moved:
+		return refuse("%s was moved to %s, not to %s: name an empty destination, or copy to the one that it was moved to first",
+			c.to.Name(), c.target.Where, c.from.Name())
 	case c.target.State != store.Serving:
 		return refuse("%s: %s", c.to.Name(), c.target)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -87,18 +88,22 @@ func TestRefusals(t *testing.T) {
 		require.NoError(t, err)
 		refused(from.abandon(to), "has all of it, and a node may have served from it")
 		_, err = from.copyTo(p.to(t))
-		refused(err, "it was moved to")
+		refused(err, "copy from the database that nodes serve from now")
 		_, err = third.copyTo(from)
-		refused(err, "it was moved to")
+		refused(err, "was moved to")
 		_, err = third.copyTo(to)
 		refused(err, "holds a database already")
 		fourth := p.from(t)
 		_, err = to.copyTo(fourth)
 		require.NoError(t, err)
-		_, err = fourth.copyTo(from)
-		refused(err, "it was moved to")
 		_, err = to.copyTo(from)
-		refused(err, "it was moved to")
+		refused(err, "was moved to")
+		_, err = fourth.copyTo(from)
+		refused(err, "name an empty destination, or copy to the one that it was moved to first")
+		_, err = fourth.copyTo(to)
+		require.NoError(t, err)
+		_, err = to.copyTo(from)
+		require.NoError(t, err, "that is the way")
 	})
 }
 
@@ -184,7 +189,10 @@ func TestCutOffAnywhere(t *testing.T) {
 					released = fence.State == store.Serving && fence.Own != store.ID{}
 				})
 				if released {
-					require.ErrorIs(t, from.abandon(to), transfer.ErrRefused)
+					err := from.abandon(to)
+					require.ErrorIs(t, err, transfer.ErrRefused)
+					finishing := strings.Contains(err.Error(), "run the copy without --abandon, which finishes it, and to come back")
+					require.Equal(t, from.state(t) == store.Copying, finishing, "%v", err)
 					continue
 				}
 				for m := 1; from.abandonable(t, to) && !cutShort(t, from, to, true, m, did); m++ {
@@ -197,6 +205,15 @@ func TestCutOffAnywhere(t *testing.T) {
 			to.serve(t, "a", func(s storetest.Store) { require.Equal(t, all, content(t, s)) })
 		}
 	})
+}
+
+func (p place) state(t *testing.T) (state store.FenceState) {
+	p.with(t, func(d database) {
+		fence, err := d.Fence(context.Background())
+		require.NoError(t, err)
+		state = fence.State
+	})
+	return state
 }
 
 // abandonable tells whether a copy has left anything to give up.
