@@ -86,6 +86,8 @@ func configure(config *pgx.ConnConfig, o Options, purpose string, statementTimeo
 		"enable_seqscan":    "off",
 		"enable_bitmapscan": "off",
 		"jit":               "off",
+		// And one plan is enough: to plan a statement costs the server more than to carry it out.
+		"plan_cache_mode": "force_generic_plan",
 	} {
 		config.RuntimeParams[name] = value
 	}

@@ -16,13 +16,14 @@ import (
 
 const bigValue = 64 << 10 // bytes
 
-// heapLimit is for a few batches and for Badger's memtables of 21 MiB, of which one that is read from has at most four. One
-// that is written to keeps a few hundred MiB of buffers for its tables besides, however much is written: it is not measured.
-const heapLimit = 96 << 20
+// heapLimit is for a few batches, for Badger's memtables of 21 MiB, of which one that is read from has at most four, and for
+// what its compactions hold meanwhile. One that is written to keeps a few hundred MiB of buffers for its tables besides,
+// however much is written: it is not measured.
+const heapLimit = 160 << 20
 
 // TestCopyInBoundedMemory holds few rows at a time.
 func TestCopyInBoundedMemory(t *testing.T) {
-	rows := storetest.Scaled(2_000, 8_000) // 125 or 500 MiB
+	rows := storetest.Scaled(4_000, 16_000) // 250 MiB or 1 GiB
 	eachEngine(t, func(t *testing.T, from place) {
 		to := engines["postgres"](t)
 		from.with(t, func(d database) { load(t, d, rows) })
