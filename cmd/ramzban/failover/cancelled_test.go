@@ -17,8 +17,9 @@ import (
 // waits. PostgreSQL then shows as committed, to everybody, what the primary alone has. Then the primary dies for good: the
 // standby that is promoted has never seen it. What was only cancelled was acknowledged to nobody.
 func TestStandbyCutOffAndItsWaitCancelled(t *testing.T) {
-	was, l := roles(t), startLoad(t)
+	l := startLoad(t)
 	idle, victim := l.nodes[2], enrol(t, l.nodes[0], customers)
+	was := roles(t)
 	operator := was.Primary.Operator(t, l.dsn)
 
 	require.NoError(t, was.Standby.Cut(hatest.Servers))

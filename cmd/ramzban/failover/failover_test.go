@@ -26,14 +26,15 @@ func (l *load) survive(fault time.Time, was hatest.Roles, repair func() error) {
 	took := l.recovered(fault)
 	require.NoError(l.t, repair())
 	now := roles(l.t)
-	require.Equal(l.t, was.Standby, now.Primary, "the synchronous standby has what was acknowledged")
+	require.Greater(l.t, now.Timeline, was.Timeline, "no standby was promoted")
 	l.waitForMore()
-	l.t.Logf("passwords were accepted again after %.1f s", took.Seconds())
+	l.t.Logf("primary %s, now %s; passwords were accepted again after %.1f s", was.Primary.Name, now.Primary.Name, took.Seconds())
 }
 
 // TestPrimaryKilled: every process of the primary is killed; later it is started again.
 func TestPrimaryKilled(t *testing.T) {
-	was, l := roles(t), startLoad(t)
+	l := startLoad(t)
+	was := roles(t)
 	require.NoError(t, was.Primary.Kill())
 	l.survive(time.Now(), was, was.Primary.Boot)
 	l.check()
@@ -41,7 +42,8 @@ func TestPrimaryKilled(t *testing.T) {
 
 // TestPrimaryCutOff: the primary loses both networks. To everyone else it is silent.
 func TestPrimaryCutOff(t *testing.T) {
-	was, l := roles(t), startLoad(t)
+	l := startLoad(t)
+	was := roles(t)
 	require.NoError(t, was.Primary.Cut(hatest.Servers, hatest.Clients))
 	l.survive(time.Now(), was, was.Primary.Heal)
 	l.check()
@@ -49,7 +51,8 @@ func TestPrimaryCutOff(t *testing.T) {
 
 // TestPrimaryCutOffFromItsPeers: clients go on reaching a primary that is none any more, and does not know it yet.
 func TestPrimaryCutOffFromItsPeers(t *testing.T) {
-	was, l := roles(t), startLoad(t)
+	l := startLoad(t)
+	was := roles(t)
 	require.NoError(t, was.Primary.Cut(hatest.Servers))
 	l.survive(time.Now(), was, was.Primary.Heal)
 	l.check()

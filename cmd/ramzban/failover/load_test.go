@@ -39,7 +39,8 @@ type load struct {
 	mu       sync.Mutex
 	history  []porcupine.Operation
 	accepted []acceptance
-	unknown  int // answers that nothing is known
+	last     map[string]string // by customer and node: what was answered last
+	unknown  int               // answers that nothing is known
 	none     int // answers that nothing was decided
 
 	stop   context.CancelFunc
@@ -49,8 +50,9 @@ type load struct {
 // startLoad enrols the customers on a fresh database and lets them verify on two nodes until it is ended.
 func startLoad(t *testing.T) *load {
 	t.Helper()
+	roles(t)
 	dsn := theSet.Database(t)
-	l := &load{t: t, dsn: dsn, nodes: []*node{openNode(t, dsn, "a"), openNode(t, dsn, "b"), openNode(t, dsn, "c")}, began: time.Now()}
+	l := &load{t: t, dsn: dsn, nodes: []*node{openNode(t, dsn, "a"), openNode(t, dsn, "b"), openNode(t, dsn, "c")}, began: time.Now(), last: map[string]string{}}
 	for i := range customers {
 		l.customers = append(l.customers, enrol(t, l.nodes[i%2], i))
 	}
@@ -59,9 +61,28 @@ func startLoad(t *testing.T) *load {
 	for _, c := range l.customers {
 		l.worker.Go(func() { l.work(ctx, c) })
 	}
-	t.Cleanup(l.end)
+	t.Cleanup(func() {
+		l.end()
+		l.explain()
+	})
 	l.waitForMore()
 	return l
+}
+
+// explain shows what everyone said last if the test failed.
+func (l *load) explain() {
+	if !l.t.Failed() {
+		return
+	}
+	for at, said := range l.last {
+		l.t.Logf("%s: %s", at, said)
+	}
+	for _, n := range l.nodes {
+		l.t.Logf("node %s: %s", n.name, n.log.end())
+	}
+	for _, m := range theSet.Machines {
+		l.t.Logf("%s: Patroni and PostgreSQL: %s", m.Name, m.Log("patroni"))
+	}
 }
 
 // end ends the load; what was sent is waited for.
@@ -131,6 +152,7 @@ func (l *load) send(n *node, c *customer, counter uint64) (used bool, err error)
 	ended := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.last[c.serial+" at "+n.name] = fmt.Sprintf("counter %d: accepted %v, reason %q, error %v", counter, v.Accepted, v.Reason, err)
 	switch code := keyservice.CodeOf(err); {
 	case err == nil:
 		l.note(r, began, ended, answer{accepted: v.Accepted, reason: v.Reason})

@@ -51,6 +51,14 @@ func (j *journal) count(text string) int {
 	return strings.Count(j.text.String(), text)
 }
 
+// end is what was logged last.
+func (j *journal) end() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	text := j.text.String()
+	return text[max(0, len(text)-8000):]
+}
+
 // node is one of the key service, with a store of its own on the common database.
 type node struct {
 	*keyservice.Service

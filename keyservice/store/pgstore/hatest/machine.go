@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -134,11 +135,17 @@ func (m *Machine) Kill() error {
 	return nil
 }
 
-// Log returns the end of one of the machine's logs: "etcd", "patroni" or "postgres".
+// Log returns the end of one of the machine's logs: "etcd", or "patroni", in which PostgreSQL's is too.
 func (m *Machine) Log(name string) string {
 	text, err := os.ReadFile(filepath.Join(m.dir, name+".log"))
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-4000):])
+	var said []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, "no action. I am") { // Patroni says it at every look
+			said = append(said, line)
+		}
+	}
+	return strings.Join(said[max(0, len(said)-100):], "")
 }

@@ -14,6 +14,8 @@ type Roles struct {
 	Primary *Machine
 	Standby *Machine // the synchronous one
 	Other   *Machine // the asynchronous one
+
+	Timeline int // of the primary; every promotion begins another
 }
 
 // patroni asks Patroni; a connection that was kept might be to a machine that is cut off.
@@ -77,7 +79,8 @@ func (s *Set) roles(ctx context.Context) (r Roles, err error) {
 	if r.Primary == nil || r.Standby == nil || r.Other == nil {
 		return r, fmt.Errorf("%w: there is not one of each role", errNotYet)
 	}
-	return r, r.replicates(ctx)
+	r.Timeline, err = r.replicates(ctx)
+	return r, err
 }
 
 // namedRoles asks the machine's Patroni for the roles of the members that run.
@@ -109,19 +112,24 @@ func (m *Machine) namedRoles(ctx context.Context) (map[string]string, error) {
 const streamingQuery = `SELECT count(*) = 2 AND count(*) FILTER (WHERE application_name = $1 AND sync_state = 'sync') = 1
 	AND NOT pg_is_in_recovery() FROM pg_stat_replication WHERE state = 'streaming'`
 
+const timelineQuery = `SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int`
+
 // replicates asks the primary's PostgreSQL whether both standbys stream, and the one that Patroni named synchronously.
-func (r Roles) replicates(ctx context.Context) error {
-	conn, err := r.Primary.connect(ctx, "postgres")
+func (r Roles) replicates(ctx context.Context) (timeline int, err error) {
+	conn, err := r.Primary.connect(ctx, superuser)
 	if err != nil {
-		return fmt.Errorf("hatest: %w", err)
+		return 0, fmt.Errorf("hatest: %w", err)
 	}
 	defer conn.Close(ctx)
 	var whole bool
 	if err := conn.QueryRow(ctx, streamingQuery, r.Standby.Name).Scan(&whole); err != nil {
-		return fmt.Errorf("hatest: %w", err)
+		return 0, fmt.Errorf("hatest: %w", err)
 	}
 	if !whole {
-		return fmt.Errorf("%w: the standbys do not stream", errNotYet)
+		return 0, fmt.Errorf("%w: the standbys do not stream", errNotYet)
 	}
-	return nil
+	if err := conn.QueryRow(ctx, timelineQuery).Scan(&timeline); err != nil {
+		return 0, fmt.Errorf("hatest: %w", err)
+	}
+	return timeline, nil
 }
