@@ -41,7 +41,7 @@ type load struct {
 	accepted []acceptance
 	last     map[string]string // by customer and node: what was answered last
 	unknown  int               // answers that nothing is known
-	none     int // answers that nothing was decided
+	none     int               // answers that nothing was decided
 
 	stop   context.CancelFunc
 	worker sync.WaitGroup
