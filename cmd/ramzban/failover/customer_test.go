@@ -61,7 +61,7 @@ func enrol(t *testing.T, n *node, number int) *customer {
 
 // password is the phone's for one counter (RFC 4226).
 func (c *customer) password(counter uint64) (seed.Password, error) {
-	code, err := hotp.GenerateCodeCustom(c.secret, counter, hotp.ValidateOpts{Digits: otp.DigitsSix, Algorithm: otp.AlgorithmSHA1})
+	code, err := hotp.GenerateCodeCustom(c.secret, counter, hotp.ValidateOpts{Digits: otp.DigitsEight, Algorithm: otp.AlgorithmSHA1})
 	return seed.NewPassword(code), err
 }
 

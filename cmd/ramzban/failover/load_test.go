@@ -158,6 +158,8 @@ func (l *load) send(n *node, c *customer, counter uint64) (used bool, err error)
 		l.note(r, began, ended, answer{accepted: v.Accepted, reason: v.Reason})
 		if v.Accepted {
 			l.accepted = append(l.accepted, acceptance{r, v.Audit, began, ended})
+		} else if v.Reason != keyservice.ReasonAlreadyUsed {
+			return false, fmt.Errorf("the password of counter %d is refused as %s", counter, v.Reason)
 		}
 		return true, nil
 	case code == keyservice.CodeOutcomeUnknown:

@@ -21,14 +21,14 @@ import (
 
 const (
 	use       = "second-pin"
-	profile   = "counter-6"
-	lookAhead = 10
+	profile   = "counter-8"
+	lookAhead = 3 // passwords are sent twice: with short ones or a long window, some by chance fit a later counter too
 )
 
 var (
 	guess    = keyservice.GuessLimits{FreeMisses: 3, BaseDelay: 30 * time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100}
 	profiles = map[string]keyservice.Profile{
-		profile: {Guess: guess, Policy: otp.Policy{Type: otp.HOTP, Hash: seed.SHA1, Digits: 6, LookAhead: lookAhead, ResyncAhead: 100}},
+		profile: {Guess: guess, Policy: otp.Policy{Type: otp.HOTP, Hash: seed.SHA1, Digits: 8, LookAhead: lookAhead, ResyncAhead: 100}},
 	}
 	bank = authz.Caller{Name: "bank", Roles: []authz.Role{authz.Issuer, authz.Activator, authz.Courier, authz.Verifier, authz.Auditor}}
 )
