@@ -249,3 +249,16 @@ func TestTheImportKeyIsShownAndLogged(t *testing.T) {
 		log[before].Action + " " + string(log[before].Outcome), log[before+1].Action + " " + string(log[before+1].Outcome),
 	})
 }
+
+// This seed makes the same password for the counters 0 and 4: what was used is not accepted again, as the look-ahead
+// would have it, and does not count as a guess.
+func TestAUsedPasswordIsNotTakenForALaterOneThatIsEqual(t *testing.T) {
+	w := newWorld(t)
+	issued := w.issuedHardware(card(1))
+	_, err := w.handOver(card(1), issued, w.wrapped("00000000000000427139"))
+	require.NoError(t, err)
+	require.NoError(t, w.confirmOTP(issued.Serial, "789159"))
+	for range 5 {
+		require.Equal(t, ReasonAlreadyUsed, w.typed(issued.Serial, "789159").Reason)
+	}
+}

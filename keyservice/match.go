@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"slices"
 
 	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
@@ -16,24 +17,19 @@ type match struct {
 	bound     bool   // it was made for the attempt's transaction
 }
 
-// match tries what each token would make, and stops at the first that is the typed password; last of all it looks whether
-// it is one that was accepted last. A valid password normally costs one HMAC. Where there is no token it works for
-// nothing, so that a stranger does not see it from the time.
+// match tries what each token would make, and stops at the first that is the typed password. A valid password normally
+// costs one HMAC. Where there is no token it works for nothing, so that a stranger does not see it from the time.
 func (s *Service) match(ctx context.Context, a attempt) (match, error) {
 	if len(a.tokens) == 0 {
 		return match{}, s.decoy(ctx)
 	}
-	var repeated match
 	for i := range a.tokens {
 		m, err := s.matchToken(ctx, a, &a.tokens[i])
-		if err != nil || m.token != nil && !m.again {
+		if err != nil || m.token != nil {
 			return m, err
 		}
-		if m.again {
-			repeated = m
-		}
 	}
-	return repeated, nil
+	return match{}, nil
 }
 
 // decoyMACs is about the work of a window.
@@ -55,7 +51,8 @@ func (s *Service) matchToken(ctx context.Context, a attempt, t *token) (match, e
 	return s.matchFactor(ctx, a, t)
 }
 
-// matchFactor tries the acceptable moving factors, most likely first, and then the one accepted last.
+// matchFactor tries the acceptable moving factors, most likely first, and second of all the one accepted last: a used
+// password that is sent again must not get as many chances as the window has factors to be, by accident, a later one.
 func (s *Service) matchFactor(ctx context.Context, a attempt, t *token) (match, error) {
 	maker, err := s.passwords(ctx, *t, a.Transaction)
 	if err != nil {
@@ -63,23 +60,23 @@ func (s *Service) matchFactor(ctx context.Context, a attempt, t *token) (match, 
 	}
 	defer clear(maker.pin)
 	plan := t.Policy.Plan(a.now, t.state.Drift, t.state.Next)
+	if t.state.Next > 0 {
+		plan = slices.Insert(plan, min(1, len(plan)), t.state.Next-1)
+	}
 	var m match
 	err = s.HSM.UseSeed(ctx, *t.Seed, t.Policy.Hash, func(mac seed.MAC) error {
 		m = match{} // the HSM may run this again from its start
 		for _, factor := range plan {
-			if right, err := maker.is(mac, factor, a.OTP); err != nil || right {
-				m = match{token: t, factor: factor, bound: t.Policy.Signs}
+			right, err := maker.is(mac, factor, a.OTP)
+			if err != nil {
 				return err
 			}
+			if right {
+				m = match{token: t, factor: factor, again: factor < t.state.Next, bound: t.Policy.Signs}
+				return nil
+			}
 		}
-		if t.state.Next == 0 {
-			return nil
-		}
-		right, err := maker.is(mac, t.state.Next-1, a.OTP)
-		if right {
-			m = match{token: t, again: true}
-		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return match{}, err

@@ -48,7 +48,8 @@ func (s *Service) loadRows(ctx context.Context, serial string) (token, error) {
 	if st.Revision != r.Revision || st.Schema != schema {
 		return token{}, &tampered{what: "token state", err: errors.New("record and state are not of the same revision")}
 	}
-	return token{record: r, state: st, require: requireItems(items)}, nil
+	// Whoever writes the record writes the state with it: save does. So the state's version stands for both.
+	return token{record: r, state: st, require: requireItems(items[1:])}, nil
 }
 
 func requireItems(items []store.Item) []store.Require {
