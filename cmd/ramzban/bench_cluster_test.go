@@ -33,6 +33,11 @@ func BenchmarkVerificationOnPostgres(b *testing.B) {
 	}
 }
 
+// slowSessions are few enough that both nodes, the database and the load find room on two cores while the HSMs are waited
+// for. With 8, which is what a node has if nothing else is said, two nodes want more than two cores, and what is measured
+// is the machine.
+const slowSessions = 2
+
 // BenchmarkSlowHSM measures the same with 2 ms more for every call of the PKCS#11 module, as over a network: then each
 // node waits for its own HSM, and two do twice as much as one.
 func BenchmarkSlowHSM(b *testing.B) {
@@ -69,6 +74,9 @@ func startBench(b *testing.B, delay time.Duration, nodes ...string) *benchCluste
 		b.Cleanup(func() { require.NoError(b, f.Close()) })
 		faults = append(faults, f)
 		n.config.HSM.Module = f.Module()
+		if delay > 0 {
+			n.config.HSM.Sessions = slowSessions
+		}
 		if i == 0 {
 			n.startServing(b, "--new-database")
 			for i := range c.customers {
@@ -80,6 +88,9 @@ func startBench(b *testing.B, delay time.Duration, nodes ...string) *benchCluste
 		}
 		c.clients = append(c.clients, verifiers(b, n.service, len(c.customers)/64))
 	}
+	for nodes := range c.clients { // every customer's seed is unwrapped everywhere before anything is measured
+		c.spread(b, nodes+1, len(c.customers), 4*len(c.customers))
+	}
 	for _, f := range faults {
 		f.Delay(delay)
 	}
@@ -89,7 +100,13 @@ func startBench(b *testing.B, delay time.Duration, nodes ...string) *benchCluste
 // verify has b.N passwords verified by the first nodes, and returns how many in a second. Each node gets as many callers.
 func (c *benchCluster) verify(b *testing.B, nodes, callers int) float64 {
 	b.ResetTimer()
-	spread(callers, int64(b.N), func(caller int) {
+	c.spread(b, nodes, callers, b.N)
+	b.StopTimer()
+	return float64(b.N) / b.Elapsed().Seconds()
+}
+
+func (c *benchCluster) spread(b *testing.B, nodes, callers, n int) {
+	spread(callers, int64(n), func(caller int) {
 		h := &c.customers[caller]
 		answer, err := c.clients[caller%nodes][caller/64].Verify(context.Background(), wire.VerificationRequest{
 			Serial: h.serial, Use: testUse, OTP: h.password(b)})
@@ -97,6 +114,4 @@ func (c *benchCluster) verify(b *testing.B, nodes, callers int) float64 {
 			b.Errorf("not accepted: %v %v", answer.Reason, err)
 		}
 	})
-	b.StopTimer()
-	return float64(b.N) / b.Elapsed().Seconds()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"ramzban/keyservice/store"
 	"ramzban/keyservice/store/group"
@@ -37,13 +38,14 @@ const sequenceBits = `1099511627775`
 const (
 	nextVersion = `SELECT nextval('row_versions')`
 	insertRows  = `INSERT INTO rows (key, value, version)
-		SELECT k, v, ` + version + ` FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v) ON CONFLICT DO NOTHING`
+		SELECT k, v, ` + version + ` FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v)`
 	updateRows = `INSERT INTO rows (key, value, version)
 		SELECT k, v, ` + version + ` FROM unnest($1::bytea[], $2::bytea[]) AS new (k, v)
 		ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version`
 	deleteRows = `DELETE FROM rows WHERE key = ANY($1)`
-	moveLog    = `UPDATE logs SET next = $3 + $4, version = ` + version + `
-		WHERE node = $1 AND epoch = $2 AND next = $3`
+	// Where there is no such log the division fails, and with it the transaction.
+	moveLog = `WITH moved AS (UPDATE logs SET next = $3 + $4, version = ` + version + `
+		WHERE node = $1 AND epoch = $2 AND next = $3 RETURNING 1) SELECT 1 / count(*) FROM moved`
 	forgetCommits = `DELETE FROM commits WHERE node = $1 AND epoch = $2 AND number < $3`
 	nameCommit    = `INSERT INTO commits (node, epoch, number, void) VALUES ($1, $2, $3, false)`
 )
@@ -65,7 +67,7 @@ func (c *committer) try(members []*group.Member) (batch, error) {
 	if err != nil {
 		return batch{}, err
 	}
-	b, err := c.fill(s, members)
+	b, entries, err := c.begin(s, members)
 	if err != nil && s.IsClosed() && !errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", errBroken, err)
 	}
@@ -75,7 +77,11 @@ func (c *committer) try(members []*group.Member) (batch, error) {
 	}
 	c.unknowns.begin()
 	defer c.unknowns.known()
-	if err := s.commit(c.patience); err != nil {
+	switch failed, err := c.put(s, b, entries); {
+	case failed:
+		s.rollback()
+		return b, err
+	case err != nil:
 		if err := c.resolve(b.number, err); err != nil {
 			return b, err
 		}
@@ -84,24 +90,23 @@ func (c *committer) try(members []*group.Member) (batch, error) {
 	return b, nil
 }
 
-// fill does everything but COMMIT.
-func (c *committer) fill(s *session, members []*group.Member) (b batch, err error) {
+// begin locks the rows and decides which members are accepted. It returns the rows of their audit entries.
+func (c *committer) begin(s *session, members []*group.Member) (b batch, entries []group.Write, err error) {
 	b.first = c.next
 	var now time.Time
 	if b.versions, now, err = s.lock(members); err != nil {
-		return b, fmt.Errorf("pgstore: locking a batch's rows: %w", err)
+		return b, nil, fmt.Errorf("pgstore: locking a batch's rows: %w", err)
 	}
 	b.Decision, err = group.Decide(members, now, func(k store.Key) (store.Version, error) { return b.versions[k], nil })
 	if err != nil || len(b.Accepted) == 0 {
-		return b, err
+		return b, nil, err
 	}
-	entries, err := b.Sequence(c.opts.Sequencer, b.first)
-	if err != nil {
-		return b, err
+	if entries, err = b.Sequence(c.opts.Sequencer, b.first); err != nil {
+		return b, nil, err
 	}
 	c.number++
 	b.number = c.number
-	return b, c.put(s, b, entries)
+	return b, entries, nil
 }
 
 // lock begins the transaction, and locks all rows that members name, in the order of keys: one statement for each run of
@@ -149,28 +154,32 @@ func scanVersions(rows pgx.Rows, versions map[store.Key]store.Version) error {
 	return err
 }
 
-// put writes the rows of the accepted members and of the Sequencer, and moves the log on.
-func (c *committer) put(s *session, b batch, entries []group.Write) error {
+// put writes the rows of the accepted members and of the Sequencer, moves the log on and commits, all in one round trip:
+// after a statement that fails the server carries out none that follows, so that nothing is committed then, and failed is
+// true. Without it any error leaves unknown what happened.
+func (c *committer) put(s *session, b batch, entries []group.Write) (failed bool, err error) {
 	fresh, old, gone := b.rows()
 	for _, w := range entries {
 		old.add(w.Key, w.Value)
 	}
 	exchange := &pgx.Batch{}
 	exchange.Queue(nextVersion)
-	inserted := affects(exchange, insertRows, fresh.keys, fresh.values)
-	affects(exchange, updateRows, old.keys, old.values)
-	affects(exchange, deleteRows, gone)
-	moved := affects(exchange, moveLog, c.opts.Node, c.epoch, int64(b.first), int64(len(b.Accepted)))
-	affects(exchange, forgetCommits, c.opts.Node, c.epoch, b.number)
-	affects(exchange, nameCommit, c.opts.Node, c.epoch, b.number)
-	if err := s.exchange(exchange); err != nil {
-		return fmt.Errorf("pgstore: writing a batch: %w", err)
-	}
+	exchange.Queue(insertRows, fresh.keys, fresh.values)
+	exchange.Queue(updateRows, old.keys, old.values)
+	exchange.Queue(deleteRows, gone)
+	exchange.Queue(forgetCommits, c.opts.Node, c.epoch, b.number)
+	exchange.Queue(nameCommit, c.opts.Node, c.epoch, b.number)
+	exchange.Queue(moveLog, c.opts.Node, c.epoch, int64(b.first), int64(len(b.Accepted)))
+	failed, err = s.commitAfter(c.patience, exchange)
+	var pg *pgconn.PgError
 	switch {
-	case *moved != 1:
-		return c.fence(s)
-	case *inserted != int64(len(fresh.keys)):
-		return errRaced
+	case !failed || !errors.As(err, &pg):
+		return failed, err
+	case pg.Code == divisionByZero:
+		s.rollback()
+		return true, c.fence(s)
+	case pg.Code == uniqueViolation && pg.TableName == "rows":
+		return true, fmt.Errorf("%w: %w", errRaced, err)
 	}
-	return nil
+	return true, fmt.Errorf("pgstore: writing a batch: %w", err)
 }

@@ -12,6 +12,8 @@ import (
 
 // SQLSTATEs that are told apart (PostgreSQL documentation, appendix A).
 const (
+	divisionByZero       = "22012"
+	uniqueViolation      = "23505"
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
 	diskFull             = "53100"

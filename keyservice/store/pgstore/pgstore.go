@@ -14,11 +14,12 @@
 //
 // # A batch
 //
-// It is one transaction of three round trips. The first locks all rows that its members name and returns their versions;
+// It is one transaction of two round trips. The first locks all rows that its members name and returns their versions;
 // then nothing that a member relies on changes before it is written, whichever node wants to. Rows only read are locked
 // in share mode. All nodes lock in the order of keys, so that they do not wait for each other in a ring. Members are then
 // decided here, in turn. The second round trip writes. A row that must not exist has no row to lock: it is inserted, and
-// deleted again if it was only required, so that another node's insertion waits. The third is COMMIT.
+// deleted again if it was only required, so that another node's insertion waits. COMMIT goes with the writes: where one of
+// them fails the server does not carry out what follows.
 //
 // # When it is not known whether a transaction was committed
 //

@@ -4,9 +4,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"ramzban/keyservice/store"
 	"ramzban/keyservice/store/group"
 )
@@ -43,14 +40,4 @@ func (b batch) rows() (fresh, old columns, gone [][]byte) {
 		}
 	}
 	return fresh, old, gone
-}
-
-// affects queues a statement and returns where the number of rows that it affected will be.
-func affects(exchange *pgx.Batch, statement string, args ...any) *int64 {
-	var n int64
-	exchange.Queue(statement, args...).Exec(func(tag pgconn.CommandTag) error {
-		n = tag.RowsAffected()
-		return nil
-	})
-	return &n
 }

@@ -130,15 +130,33 @@ func (s *session) rollback() {
 // commit sends COMMIT and waits for its answer as long as there is a server, or until ctx ends, which breaks the
 // connection. Any answer but a clean one leaves it unknown what happened.
 func (s *session) commit(ctx context.Context) error {
+	_, err := s.commitAfter(ctx, &pgx.Batch{})
+	return err
+}
+
+// commitAfter sends the statements and COMMIT in one round trip, and waits as commit does. If one of the statements fails
+// the server does not carry out those that follow it, COMMIT among them: failed is then true, and the transaction is to be
+// rolled back. After any other error it is unknown what happened.
+func (s *session) commitAfter(ctx context.Context, exchange *pgx.Batch) (failed bool, err error) {
 	s.warning = nil
-	tag, err := s.Exec(ctx, "COMMIT")
+	statements := exchange.Len()
+	exchange.Queue("COMMIT")
+	results := s.SendBatch(ctx, exchange)
+	defer func() { _ = results.Close() }() // the error that it returns was returned before
+	for range statements {
+		if _, err := results.Exec(); err != nil {
+			var pg *pgconn.PgError
+			return errors.As(err, &pg) && !s.IsClosed(), err
+		}
+	}
+	tag, err := results.Exec()
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case s.warning != nil:
-		return fmt.Errorf("COMMIT answered with a warning: %s (SQLSTATE %s)", s.warning.Message, s.warning.Code)
+		return false, fmt.Errorf("COMMIT answered with a warning: %s (SQLSTATE %s)", s.warning.Message, s.warning.Code)
 	case tag.String() != "COMMIT":
-		return fmt.Errorf("COMMIT answered %s", tag)
+		return false, fmt.Errorf("COMMIT answered %s", tag)
 	}
-	return nil
+	return false, nil
 }

@@ -122,8 +122,32 @@ func (p *Proxy) serve(client net.Conn) {
 
 var errCut = errors.New("cut")
 
+// watcher finds the COMMITs among a client's messages: simple queries, and statements that were prepared before.
+type watcher struct {
+	prepared map[string]bool // names of statements that are COMMIT
+	bound    bool            // the portal to be executed next is one's
+}
+
+// commits says whether the message makes the server commit.
+func (w *watcher) commits(kind byte, body []byte) bool {
+	first, rest, _ := bytes.Cut(body, []byte{0})
+	second, _, _ := bytes.Cut(rest, []byte{0})
+	switch kind {
+	case 'Q':
+		return string(first) == "COMMIT"
+	case 'P': // Parse: name, query
+		w.prepared[string(first)] = string(second) == "COMMIT"
+	case 'B': // Bind: portal, name
+		w.bound = w.prepared[string(second)]
+	case 'E': // Execute
+		return w.bound
+	}
+	return false
+}
+
 // forward passes the client's messages on. The first has no type.
 func (p *Proxy) forward(client io.Reader, server io.Writer, mute *atomic.Bool) error {
+	w := watcher{prepared: map[string]bool{}}
 	for header := 4; ; header = 5 {
 		message := make([]byte, header)
 		if _, err := io.ReadFull(client, message); err != nil {
@@ -137,14 +161,16 @@ func (p *Proxy) forward(client io.Reader, server io.Writer, mute *atomic.Bool) e
 			p.Cancels.Add(1)
 		}
 		what := Pass
-		if bytes.Equal(message[header:], []byte("COMMIT\x00")) {
+		if header == 5 && w.commits(message[0], message[header:]) {
 			p.Commits.Add(1)
 			what = p.decide()
 		}
 		if what == BeforeCommit {
 			return errCut
 		}
-		mute.Store(what == WithCommit || what == BeforeAnswer)
+		if what != Pass {
+			mute.Store(true) // for good: what follows is only to carry it out
+		}
 		if _, err := server.Write(message); err != nil || what == WithCommit {
 			return errors.Join(err, errCut)
 		}
