@@ -90,6 +90,9 @@ func auditAnswer(from uint64, entries []keyservice.LoggedEntry) wire.AuditAnswer
 		for _, p := range e.Also {
 			a.Entries[i].Also = append(a.Entries[i].Also, wire.AuditPart(p))
 		}
+		if e.Tree != nil {
+			a.Entries[i].Tree = &wire.AuditTree{Size: e.Tree.Size, Root: e.Tree.Root}
+		}
 		a.Next = e.Index + 1
 	}
 	return a

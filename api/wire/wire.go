@@ -268,6 +268,13 @@ type AuditEntry struct {
 	Key        []byte    `json:"key,omitempty" doc:"Keyed digest of the caller and its Idempotency-Key: a repeated answer has that of the first"`
 
 	Also []AuditPart `json:"also,omitempty" doc:"Further tokens of the same decision"`
+	Tree *AuditTree  `json:"tree,omitempty" doc:"Of a checkpoint's entry: what was signed; of one that tells of a changed log: the tree before the entry that is wrong"`
+}
+
+// AuditTree is a Merkle tree over the first entries of a log.
+type AuditTree struct {
+	Size uint64 `json:"size" doc:"How many entries" example:"1842"`
+	Root []byte `json:"root" doc:"The root hash, 32 bytes"`
 }
 
 // AuditPart is what a decision made of a token besides the first one.

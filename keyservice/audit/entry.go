@@ -1,5 +1,6 @@
-// Package audit is the log of decisions: what an entry says, and how entries become rows in the order of their
-// indexes. An entry names serials and commitments, never a card number, password, PIN or code.
+// Package audit is the log of decisions: what an entry says, how entries become rows in the order of their indexes, and
+// how a log proves itself: by a Merkle tree over its entries, of which checkpoints are signed. An entry names serials and
+// commitments, never a card number, password, PIN or code.
 //
 // It must not know the use cases, nor how rows are stored.
 package audit
@@ -44,6 +45,13 @@ type Entry struct {
 	State      uint64  `cbor:"14,keyasint,omitempty"` // sequence number of the token's state, after
 	Key        []byte  `cbor:"15,keyasint,omitempty"` // of the idempotency row: day, and keyed digest of caller, action and idempotency key; a repeat has that of the first
 	Also       []Part  `cbor:"16,keyasint,omitempty"` // further tokens of the same decision
+	Tree       *Head   `cbor:"17,keyasint,omitempty"` // of this node's log: what a checkpoint says, or of the entries before the one that is wrong
+}
+
+// Head is a Merkle tree over the first Size entries of a log.
+type Head struct {
+	Size uint64 `cbor:"1,keyasint"`
+	Root []byte `cbor:"2,keyasint"` // 32 bytes
 }
 
 // Part is what a decision made of a token besides the first one.

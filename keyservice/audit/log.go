@@ -85,20 +85,30 @@ func (l *Log) Sequence(first uint64, entries [][]byte) ([]store.Put, error) {
 	return puts, nil
 }
 
-// Open reads an entry's row; ErrTampered if it is not what a node wrote at this position of its log.
-func (l *Log) Open(it store.Item) (Position, Entry, error) {
+// Leaf reads the bytes of an entry's row, which are the leaf of the node's Merkle tree; ErrTampered if they are not what a
+// node wrote at this position of its log.
+func (l *Log) Leaf(it store.Item) (Position, []byte, error) {
 	p, err := PositionOf(it.Key)
 	if err != nil {
-		return p, Entry{}, err
+		return p, nil, err
 	}
 	r, err := store.Decode[row](it.Value)
 	if err != nil {
-		return p, Entry{}, fmt.Errorf("%w: entry %d of %s: %w", ErrTampered, p.Index, p.Node, err)
+		return p, nil, fmt.Errorf("%w: entry %d of %s: %w", ErrTampered, p.Index, p.Node, err)
 	}
 	if !hmac.Equal(r.MAC, l.mac(p, r.Entry)) {
-		return p, Entry{}, fmt.Errorf("%w: entry %d of %s: its MAC is wrong", ErrTampered, p.Index, p.Node)
+		return p, nil, fmt.Errorf("%w: entry %d of %s: its MAC is wrong", ErrTampered, p.Index, p.Node)
 	}
-	e, err := Decode(r.Entry)
+	return p, r.Entry, nil
+}
+
+// Open reads an entry's row; ErrTampered if it is not what a node wrote at this position of its log.
+func (l *Log) Open(it store.Item) (Position, Entry, error) {
+	p, leaf, err := l.Leaf(it)
+	if err != nil {
+		return p, Entry{}, err
+	}
+	e, err := Decode(leaf)
 	if err == nil && e.Node != p.Node {
 		err = errors.New("it names another node")
 	}
