@@ -22,8 +22,12 @@ type Config struct {
 	// not give its answer, an answer without a key and, at start, a key without an answer are refused.
 	KnownAnswers []KnownAnswer
 
-	PoolSessions  int // sessions for everything but unwrapping seeds; 8
+	// Answers reads the known answers as they are now, for Refresh. Without it there are only KnownAnswers.
+	Answers func() ([]KnownAnswer, error)
+
+	PoolSessions  int // sessions for everything else; 8
 	OwnerSessions int // sessions that unwrap seeds and own them; 2
+	SignSessions  int // sessions that sign checkpoints of the audit log; 2
 	SeedCache     int // unwrapped seeds kept in the HSM; 10,000
 
 	CallTimeout    time.Duration // a call into the module that takes longer has hung: the generation ends; 30 s
@@ -40,6 +44,7 @@ type Config struct {
 func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.PoolSessions, 8)
 	setDefault(&c.OwnerSessions, 2)
+	setDefault(&c.SignSessions, 2)
 	setDefault(&c.SeedCache, 10_000)
 	setDefault(&c.CallTimeout, 30*time.Second)
 	setDefault(&c.DrainTimeout, 60*time.Second)
@@ -66,13 +71,13 @@ func (c Config) validate() error {
 		return errors.New("the HSM's PIN is empty")
 	case c.Fatal == nil:
 		return errors.New("hsm.Config.Fatal is not set")
-	case c.PoolSessions < 0 || c.OwnerSessions < 0 || c.SeedCache < 0:
+	case c.PoolSessions < 0 || c.OwnerSessions < 0 || c.SignSessions < 0 || c.SeedCache < 0:
 		return errors.New("HSM session and cache sizes must not be negative")
 	case c.CallTimeout < 0 || c.DrainTimeout < 0 || c.ReopenInterval < 0:
 		return errors.New("HSM timeouts must not be negative")
 	}
 	const crypto11Sessions = 2
-	if n := c.PoolSessions + c.OwnerSessions + crypto11Sessions; c.Profile.MaxSessions > 0 && n > c.Profile.MaxSessions {
+	if n := c.PoolSessions + c.OwnerSessions + c.SignSessions + crypto11Sessions; c.Profile.MaxSessions > 0 && n > c.Profile.MaxSessions {
 		return fmt.Errorf("%d HSM sessions are too many for profile %s, which allows %d", n, c.Profile.Name, c.Profile.MaxSessions)
 	}
 	if err := validateAnswers(c.KnownAnswers); err != nil {

@@ -26,7 +26,7 @@ func (h *HSM) Encrypt(ctx context.Context, aad, plaintext []byte) (seed.Encrypte
 	err := h.run(ctx, func(g *generation) error {
 		return g.workers.withSession(ctx, func(s *session) (err error) {
 			var key pkcs11.ObjectHandle
-			e.Key, key = g.keys.current(labelData)
+			e.Key, key = g.ring().current(labelData)
 			if e.IV, err = s.random(gcmIV); err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ func (h *HSM) Decrypt(ctx context.Context, aad []byte, e seed.Encrypted) ([]byte
 	}
 	var plain []byte
 	err := h.run(ctx, func(g *generation) error {
-		key, err := g.keys.get(e.Key)
+		key, err := g.ring().get(e.Key)
 		if err != nil {
 			return err
 		}

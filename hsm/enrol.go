@@ -56,7 +56,7 @@ func checkDeviceKey(k *rsa.PublicKey) error {
 
 // enrol does all of it on one session, which is closed, and the seed with it, should anything fail in between.
 func (g *generation) enrol(ctx context.Context, d seed.Derivation, device *rsa.PublicKey) (seed.Enrolled, error) {
-	deriveRef, deriveKey := g.keys.current(labelDerive)
+	deriveRef, deriveKey := g.ring().current(labelDerive)
 	e := seed.Enrolled{Derive: deriveRef}
 	err := g.workers.withSession(ctx, func(s *session) error {
 		return s.withBorn(deriveKey, d.Context, d.Hash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
@@ -80,13 +80,13 @@ func (s *session) withBorn(key pkcs11.ObjectHandle, context []byte, length int, 
 }
 
 func (g *generation) wrapForStore(s *session, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
-	active, _ := g.keys.current(labelWrap)
+	active, _ := g.ring().current(labelWrap)
 	return g.wrapWith(s, active, key)
 }
 
 // wrapWith wraps a seed under one version of the wrapping master key.
 func (g *generation) wrapWith(s *session, ref seed.KeyRef, key pkcs11.ObjectHandle) (seed.Wrapped, error) {
-	wrapKey, err := g.keys.get(ref)
+	wrapKey, err := g.ring().get(ref)
 	if err != nil {
 		return seed.Wrapped{}, err
 	}

@@ -125,7 +125,7 @@ func classify(err error, p profile.Profile) class {
 	switch {
 	case err == nil:
 		return classOK
-	case errors.Is(err, errOwnerLost), errors.Is(err, errIncoherent):
+	case errors.Is(err, errOwnerLost), errors.Is(err, errIncoherent), errors.Is(err, errWrongSignature):
 		return classHandle
 	case errors.Is(err, seed.ErrBadBlob), errors.Is(err, seed.ErrBadSeal), errors.Is(err, seed.ErrKeyNotFound):
 		return classRefusal

@@ -3,7 +3,6 @@ package hsm
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/miekg/pkcs11"
@@ -100,20 +99,24 @@ func CreateKey(config Config, ref seed.KeyRef, instead ...Attribute) error {
 
 func (g *generation) createWith(s *session, ref seed.KeyRef, instead []Attribute) error {
 	spec := keySpecs[ref.Label]
-	template := masterTemplate(ref, spec, g.cfg.Profile)
+	template, public := masterTemplate(ref, spec, g.cfg.Profile), publicHalfTemplate(ref, spec)
 	for _, a := range instead {
-		if a.Type == pkcs11.CKA_MODULUS_BITS { // of the public half
-			spec.length = a.Value.(int) / 8
-			continue
-		}
-		i := slices.IndexFunc(template, func(t *pkcs11.Attribute) bool { return t.Type == a.Type })
-		if a.Value == nil {
-			template = slices.Delete(template, i, i+1)
+		if a.Type == pkcs11.CKA_MODULUS_BITS || a.Type == pkcs11.CKA_EC_PARAMS {
+			exchange(&public, a)
 		} else {
-			template[i] = pkcs11.NewAttribute(a.Type, a.Value)
+			exchange(&template, a)
 		}
 	}
-	return s.generate(spec, template)
+	return s.generate(spec, template, public)
+}
+
+func exchange(template *[]*pkcs11.Attribute, a Attribute) {
+	i := slices.IndexFunc(*template, func(t *pkcs11.Attribute) bool { return t.Type == a.Type })
+	if a.Value == nil {
+		*template = slices.Delete(*template, i, i+1)
+	} else {
+		(*template)[i] = pkcs11.NewAttribute(a.Type, a.Value)
+	}
 }
 
 // DestroyKeys destroys all objects of a master key's label and version.
@@ -177,7 +180,7 @@ func WithRaw(h *HSM, fn func(Raw) error) error {
 
 // Unwrap makes a live handle.
 func (r Raw) Unwrap(w seed.Wrapped, hash seed.Hash) (pkcs11.ObjectHandle, error) {
-	key, err := r.g.keys.get(w.Key)
+	key, err := r.g.ring().get(w.Key)
 	if err != nil {
 		return 0, err
 	}
@@ -195,7 +198,7 @@ func (r Raw) Destroy(key pkcs11.ObjectHandle) error { return r.s.p.DestroyObject
 
 // DeriveWrapDestroy makes a seed, wraps it for the store and destroys it.
 func (r Raw) DeriveWrapDestroy(context []byte, hash seed.Hash) error {
-	_, key := r.g.keys.current(labelDerive)
+	_, key := r.g.ring().current(labelDerive)
 	return r.s.withBorn(key, context, hash.SeedLength(), func(born pkcs11.ObjectHandle) error {
 		_, err := r.g.wrapForStore(r.s, born)
 		return err
@@ -212,15 +215,15 @@ func (h *HSM) ProbeWith(ctx context.Context, label string) error {
 			if label == "seed" {
 				return g.probeSeed(s)
 			}
-			weak := &generation{cfg: g.cfg, stats: g.stats, handles: g.handles,
-				keys: keyring{handles: maps.Clone(g.keys.handles), active: g.keys.active}}
+			weak := &generation{cfg: g.cfg, stats: g.stats, handles: g.handles}
+			weak.keys.Store(new(g.ring().clone()))
 			if label != "" {
 				key, err := s.weakKey(label)
 				if err != nil {
 					return err
 				}
 				defer s.destroy(key, "a weak key")
-				weak.keys.handles[seed.KeyRef{Label: label, Version: 1}] = key
+				weak.ring().handles[seed.KeyRef{Label: label, Version: 1}] = key
 			}
 			return weak.checkRefusals(s)
 		})
@@ -229,7 +232,7 @@ func (h *HSM) ProbeWith(ctx context.Context, label string) error {
 
 // probeSeed shows the probe of seeds one that is extractable.
 func (g *generation) probeSeed(s *session) error {
-	_, key := g.keys.current(labelDerive)
+	_, key := g.ring().current(labelDerive)
 	return s.withBorn(key, []byte("probe"), 32, func(born pkcs11.ObjectHandle) error { return g.checkSeedProbes(s, born) })
 }
 
@@ -238,7 +241,7 @@ func (s *session) weakKey(label string) (pkcs11.ObjectHandle, error) {
 		return s.importObject(weakTemplate(label))
 	}
 	public, private, err := s.p.GenerateKeyPair(s.handle, mechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil),
-		publicHalfTemplate(keySpecs[labelImport]), append([]*pkcs11.Attribute{
+		publicHalfTemplate(seed.KeyRef{}, keySpecs[labelImport]), append([]*pkcs11.Attribute{
 			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
 			pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
 			pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
@@ -266,4 +269,18 @@ func weakTemplate(label string) []*pkcs11.Attribute {
 // CheckLengths judges an imported seed by the length of its RFC 5649 ciphertext.
 func CheckLengths(ciphertext int, hash seed.Hash) error {
 	return checkLengths(seed.Wrapped{Blob: make([]byte, ciphertext)}, hash)
+}
+
+// ConfuseAuditKey lets the handle of the audit key stand for another key that may sign.
+func (h *HSM) ConfuseAuditKey() error {
+	return h.meanwhile(func(g *generation, s *session) error {
+		public, other, err := s.p.GenerateKeyPair(s.handle, mechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil),
+			[]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false), pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curveP256)},
+			[]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false), pkcs11.NewAttribute(pkcs11.CKA_SIGN, true)})
+		if err != nil {
+			return err
+		}
+		g.ring().handles[g.ring().active[labelAudit]] = other
+		return s.p.DestroyObject(s.handle, public)
+	})
 }

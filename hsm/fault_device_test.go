@@ -27,7 +27,7 @@ func TestFaultLostDeviceIsInitialisedAnew(t *testing.T) {
 		tally := r.tally()
 		r.faults.Break(code)
 		r.checks(c)
-		r.requireCalls(tally, calls{fault.Initialize: 1, fault.Login: 1, fault.UnwrapKey: 5})
+		r.requireCalls(tally, calls{fault.Initialize: 1, fault.Login: 1, fault.UnwrapKey: 6})
 		require.EqualValues(t, i+2, r.generation())
 		require.Equal(t, want, r.pseudonymous())
 	}

@@ -21,9 +21,12 @@ type generation struct {
 	stats  *counters
 	p      *pkcs11.Ctx
 	slot   uint
-	keys   keyring
+	keys   atomic.Pointer[keyring] // written before the generation serves anything, then with HSM.mu held
 
-	workers *pool // everything but unwrapping seeds
+	answers []KnownAnswer // of the keys it must have
+
+	workers *pool // everything but unwrapping seeds and signing
+	signers *pool // signs checkpoints
 	owners  *pool // unwraps seeds, and keeps them alive
 	seeds   *seedCache
 
@@ -40,6 +43,8 @@ func newGeneration(number uint64, cfg *Config, st *counters, p *pkcs11.Ctx, slot
 	g := &generation{number: number, cfg: cfg, stats: st, p: p, slot: slot,
 		handles: newHandles(), drained: make(chan struct{})}
 	g.workers = newPool(g, "an HSM session", cfg.PoolSessions, false)
+	g.signers = newPool(g, "an HSM session that signs", cfg.SignSessions, false)
+	g.keys.Store(new(newKeyring()))
 	g.owners = newPool(g, "an HSM session that unwraps", cfg.OwnerSessions, true)
 	var err error
 	if g.seeds, err = newSeedCache(g, cfg.SeedCache); err != nil {
@@ -47,6 +52,12 @@ func newGeneration(number uint64, cfg *Config, st *counters, p *pkcs11.Ctx, slot
 	}
 	return g, nil
 }
+
+// ring is the master keys as of now. A caller that needs several of them takes it once.
+func (g *generation) ring() *keyring { return g.keys.Load() }
+
+// pools are all the generation's sessions.
+func (g *generation) pools() []*pool { return []*pool{g.owners, g.signers, g.workers} }
 
 // acquire takes a lease; false if the generation is ending.
 func (g *generation) acquire() bool {
@@ -107,7 +118,7 @@ func (g *generation) hmac(ctx context.Context, key pkcs11.ObjectHandle, h seed.H
 
 // unwrapSeed unwraps a seed for verification in an owner session.
 func (g *generation) unwrapSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash) (pkcs11.ObjectHandle, error) {
-	key, err := g.keys.get(w.Key)
+	key, err := g.ring().get(w.Key)
 	if err != nil {
 		return 0, err
 	}
@@ -145,7 +156,7 @@ func (g *generation) worn() bool {
 // longest is how long the longest running use of a session has been going on.
 func (g *generation) longest(now time.Time) time.Duration {
 	var most time.Duration
-	for _, p := range []*pool{g.workers, g.owners} {
+	for _, p := range g.pools() {
 		for _, s := range p.sessions() {
 			most = max(most, s.running(now))
 		}
@@ -155,6 +166,7 @@ func (g *generation) longest(now time.Time) time.Duration {
 
 // closeSessions closes all sessions, and with them every seed. Only without leases.
 func (g *generation) closeSessions() {
-	g.owners.closeAll()
-	g.workers.closeAll()
+	for _, p := range g.pools() {
+		p.closeAll()
+	}
 }

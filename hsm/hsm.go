@@ -35,6 +35,8 @@ type HSM struct {
 	once   sync.Once
 	fatal  sync.Once
 
+	changing chan struct{} // held by the one caller that changes the keys of a generation; capacity 1
+
 	// The keeper's own.
 	begun   time.Time // when the current generation began, if it is not the first
 	quick   int       // changes that followed each other within ReopenInterval
@@ -42,11 +44,13 @@ type HSM struct {
 
 	mu      sync.Mutex // guards what follows; never held during a call into the module
 	current *generation
-	ended   *generation   // withdrawn, still to be replaced by the keeper
-	change  change        // how
-	down    error         // why no generation can be had now; nil while one is, or is being made
-	latched bool          // down for good
-	changed chan struct{} // closed and replaced whenever current or down changes
+	ended   *generation            // withdrawn, still to be replaced by the keeper
+	change  change                 // how
+	down    error                  // why no generation can be had now; nil while one is, or is being made
+	latched bool                   // down for good
+	changed chan struct{}          // closed and replaced whenever current or down changes
+	using   map[string]seed.KeyRef // what Use said, by label
+	answers []KnownAnswer          // of all keys in use; never changed in place
 }
 
 // errClosed is what operations get after Close.
@@ -94,7 +98,7 @@ func open(ctx context.Context, cfg Config) (*HSM, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &HSM{cfg: &cfg, module: m, stats: &counters{}, changed: make(chan struct{}),
+	h := &HSM{cfg: &cfg, module: m, stats: &counters{}, changed: make(chan struct{}), changing: make(chan struct{}, 1), answers: cfg.KnownAnswers,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), closed: make(chan struct{})}
 	h.breaker = newBreaker(&cfg)
 	h.current, err = h.openGeneration(ctx, 1)

@@ -29,7 +29,7 @@ func (h *HSM) ImportKey(ctx context.Context) ([]byte, error) {
 	var public *rsa.PublicKey
 	err := h.run(ctx, func(g *generation) error {
 		return g.workers.withSession(ctx, func(s *session) (err error) {
-			_, key := g.keys.current(labelImport)
+			_, key := g.ring().current(labelImport)
 			public, err = s.publicHalf(key)
 			return err
 		})
@@ -85,7 +85,7 @@ func (h *HSM) Import(ctx context.Context, wrapped []byte, hash seed.Hash) (seed.
 
 // importSeed tries the versions of the import key, the active one first, until one fits.
 func (g *generation) importSeed(s *session, wrapped []byte, hash seed.Hash) (made seed.Imported, err error) {
-	for _, ref := range g.keys.newestFirst(labelImport) {
+	for _, ref := range g.ring().newestFirst(labelImport) {
 		if made, err = g.importWith(s, ref, wrapped, hash); !errors.Is(err, errOtherKey) {
 			break
 		}
@@ -96,7 +96,7 @@ func (g *generation) importSeed(s *session, wrapped []byte, hash seed.Hash) (mad
 // importWith proves, before anything is stored, that the seed can make MACs as the maker wrapped it and that the one
 // wrapped for the store makes the same.
 func (g *generation) importWith(s *session, ref seed.KeyRef, wrapped []byte, hash seed.Hash) (seed.Imported, error) {
-	key, err := g.keys.get(ref)
+	key, err := g.ring().get(ref)
 	if err != nil {
 		return seed.Imported{}, err
 	}
@@ -127,7 +127,7 @@ func (g *generation) importWith(s *session, ref seed.KeyRef, wrapped []byte, has
 // fingerprint passes a MAC that was made with a seed through the lookup key.
 func (g *generation) fingerprint(s *session, made []byte) (m seed.MACed, err error) {
 	var key pkcs11.ObjectHandle
-	m.Key, key = g.keys.current(labelLookup)
+	m.Key, key = g.ring().current(labelLookup)
 	m.Sum, err = s.hmac(key, seed.SHA256, tagged(purposeFingerprint, made))
 	return m, err
 }

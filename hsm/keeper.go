@@ -127,6 +127,7 @@ func (h *HSM) watch(now time.Time) {
 		return
 	}
 	g.workers.grow(now, 10*tick)
+	g.signers.grow(now, 10*tick)
 	if d := g.longest(now); d > h.cfg.CallTimeout {
 		h.lose(g, changeModule, &h.stats.devicesLost, "a call into the HSM hangs", fmt.Errorf("for %v", d.Round(time.Second)))
 	}
@@ -221,15 +222,27 @@ func (h *HSM) next(old *generation) (*generation, error) {
 		return nil, err
 	}
 	h.begun = time.Now()
+	if err := h.begin(g); err != nil {
+		g.closeSessions()
+		return nil, err
+	}
+	h.cfg.Log.Info("HSM generation begins", "generation", g.number)
+	return g, nil
+}
+
+// begin makes g the current generation.
+func (h *HSM) begin(g *generation) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.latched {
-		return nil, h.down
+		return h.down
+	}
+	if err := g.activate(h.using); err != nil {
+		return err
 	}
 	h.current, h.ended, h.down = g, nil, nil
 	h.announce()
-	h.cfg.Log.Info("HSM generation begins", "generation", g.number)
-	return g, nil
+	return nil
 }
 
 // reopen makes a generation on the module as it is, or, if that fails or is not enough, on the module initialised anew.
@@ -263,6 +276,7 @@ func (h *HSM) logIn(ctx context.Context, number uint64, slot uint, login bool) (
 	if err != nil {
 		return nil, err
 	}
+	g.answers = h.knownAnswers()
 	err = g.workers.withSession(ctx, func(s *session) error {
 		if login {
 			if err := h.module.login(s); err != nil {
@@ -271,9 +285,6 @@ func (h *HSM) logIn(ctx context.Context, number uint64, slot uint, login bool) (
 		}
 		return g.learnKeys(s)
 	})
-	if err == nil {
-		err = g.matchAnswers()
-	}
 	if err == nil {
 		err = g.selfCheck(ctx)
 	}

@@ -1,9 +1,7 @@
 package hsm
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,14 +21,16 @@ const (
 	labelLookup = "lookup" // pseudonyms of subjects, fingerprints of makers' seeds
 	labelData   = "data"   // small secrets the service must read back
 	labelImport = "import" // brings in the seeds of hardware tokens
+	labelBackup = "backup" // data keys of backups
+	labelAudit  = "audit"  // signs checkpoints of the audit log
 )
 
 const labelPrefix = "ramzban/"
 
 // keySpec is what a master key must be.
 type keySpec struct {
-	keyType   uint // CKK; an RSA key is a private key, any other a secret one
-	length    int  // bytes; of an RSA key, of its modulus
+	keyType   uint // CKK; an RSA or EC key is a private key, any other a secret one
+	length    int  // bytes; of an RSA key, of its modulus; of an EC key, of a coordinate
 	generate  uint // CKM that makes it
 	may       usage
 	mechanism func(profile.Profile) uint // the one mechanism it may be used with
@@ -53,10 +53,25 @@ var (
 		labelLookup: macKey,
 		labelData:   {pkcs11.CKK_AES, 32, pkcs11.CKM_AES_KEY_GEN, mayEncrypt | mayDecrypt, fixed(pkcs11.CKM_AES_GCM)},
 		labelImport: {pkcs11.CKK_RSA, importKeyLength, pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, mayUnwrap, fixed(pkcs11.CKM_RSA_PKCS_OAEP)},
+		labelBackup: {pkcs11.CKK_AES, 32, pkcs11.CKM_AES_KEY_GEN, mayWrap | mayUnwrap,
+			func(p profile.Profile) uint { return p.WrapMechanism }},
+		labelAudit: {pkcs11.CKK_EC, auditKeyLength, pkcs11.CKM_EC_KEY_PAIR_GEN, maySign, fixed(pkcs11.CKM_ECDSA)},
 	}
 )
 
-func (k keySpec) private() bool { return k.keyType == pkcs11.CKK_RSA }
+func (k keySpec) private() bool { return k.keyType == pkcs11.CKK_RSA || k.keyType == pkcs11.CKK_EC }
+
+// keepsPublic: the public half of an EC key is an object of its own under the same label, since not every module tells it
+// from the private half. That of an RSA key can be read off the private half.
+func (k keySpec) keepsPublic() bool { return k.keyType == pkcs11.CKK_EC }
+
+// value is the attribute that holds the secret.
+func (k keySpec) value() uint {
+	if k.keyType == pkcs11.CKK_RSA {
+		return pkcs11.CKA_PRIVATE_EXPONENT
+	}
+	return pkcs11.CKA_VALUE
+}
 
 func (k keySpec) class() uint {
 	if k.private() {
@@ -66,61 +81,60 @@ func (k keySpec) class() uint {
 }
 
 // labels are the labels of keySpecs in a fixed order.
-var labels = []string{labelWrap, labelDerive, labelSeal, labelDigest, labelLookup, labelData, labelImport}
+var labels = []string{labelWrap, labelDerive, labelSeal, labelDigest, labelLookup, labelData, labelImport, labelBackup, labelAudit}
 
-// keyring is the master keys of one generation: handles by label and version. It does not change once found.
-type keyring struct {
-	handles map[seed.KeyRef]pkcs11.ObjectHandle
-	active  map[string]seed.KeyRef // the highest version of each label
-}
-
-func newKeyring() keyring {
-	return keyring{handles: map[seed.KeyRef]pkcs11.ObjectHandle{}, active: map[string]seed.KeyRef{}}
-}
-
-func (k keyring) add(ref seed.KeyRef, h pkcs11.ObjectHandle) {
-	k.handles[ref] = h
-	if ref.Version > k.active[ref.Label].Version {
-		k.active[ref.Label] = ref
-	}
-}
-
-// sorted returns the versions of all keys, by the order of their labels, then the number.
-func (k keyring) sorted() []seed.KeyRef {
-	return slices.SortedFunc(maps.Keys(k.handles), func(a, b seed.KeyRef) int {
-		return cmp.Or(cmp.Compare(slices.Index(labels, a.Label), slices.Index(labels, b.Label)), cmp.Compare(a.Version, b.Version))
-	})
-}
-
-// get returns the handle of one version; seed.ErrKeyNotFound if the HSM does not have it.
-func (k keyring) get(ref seed.KeyRef) (pkcs11.ObjectHandle, error) {
-	h, ok := k.handles[ref]
-	if !ok {
-		return 0, fmt.Errorf("%w: %s", seed.ErrKeyNotFound, ref)
-	}
-	return h, nil
-}
-
-// current returns the active version of a label. Every label has one: findKeys refuses otherwise.
-func (k keyring) current(label string) (seed.KeyRef, pkcs11.ObjectHandle) {
-	ref := k.active[label]
-	return ref, k.handles[ref]
-}
-
-// newestFirst returns the versions of a label, the active one first.
-func (k keyring) newestFirst(label string) []seed.KeyRef {
-	all := slices.DeleteFunc(k.sorted(), func(ref seed.KeyRef) bool { return ref.Label != label })
-	slices.Reverse(all)
-	return all
-}
-
-// learnKeys finds the master keys and notes their handles as in use.
+// learnKeys finds the master keys that this product may use and makes them those of the generation.
 func (g *generation) learnKeys(s *session) error {
-	var err error
-	if g.keys, err = findKeys(s, g.cfg.Profile); err != nil {
+	found, err := readKeys(s)
+	if err == nil && g.number <= 1 { // at start; later on, a mistake beside the keys in use is no reason to stop
+		err = found.single(found.sorted()...)
+	}
+	if err == nil {
+		err = found.complete()
+	}
+	if err == nil {
+		found, err = g.matchAnswers(found)
+	}
+	if err != nil {
 		return err
 	}
-	for _, h := range g.keys.handles {
+	return g.adopt(s, found)
+}
+
+// adopt checks the attributes of keys, notes their handles as in use and makes them those of the generation.
+func (g *generation) adopt(s *session, found keyring) error {
+	for _, ref := range found.sorted() {
+		if err := g.checkFound(s, found, ref); err != nil {
+			return err
+		}
+	}
+	for _, ref := range found.sorted() {
+		if err := g.noteHandles(found, ref); err != nil {
+			return err
+		}
+	}
+	g.keys.Store(&found)
+	return nil
+}
+
+// checkFound refuses a key that is not as specified. Of a key pair it reads the public half that is kept in the HSM.
+func (g *generation) checkFound(s *session, found keyring, ref seed.KeyRef) (err error) {
+	if err := checkKey(s, ref, found.handles[ref], g.cfg.Profile); err != nil {
+		return err
+	}
+	if keySpecs[ref.Label].keepsPublic() {
+		found.signers[ref], err = s.keptPublicHalf(found, ref)
+	}
+	return err
+}
+
+// noteHandles must come once for each key that is used, in one generation.
+func (g *generation) noteHandles(found keyring, ref seed.KeyRef) error {
+	handles := []pkcs11.ObjectHandle{found.handles[ref]}
+	if public, ok := found.publics[ref]; ok {
+		handles = append(handles, public)
+	}
+	for _, h := range handles {
 		if _, err := g.handles.newObject(func() (pkcs11.ObjectHandle, error) { return h, nil }); err != nil {
 			return fmt.Errorf("find master keys: %w", err)
 		}
@@ -128,58 +142,57 @@ func (g *generation) learnKeys(s *session) error {
 	return nil
 }
 
-// findKeys reads all master keys of the slot and refuses two under one label, any with other attributes than its
-// specification, and any label without a key.
-func findKeys(s *session, p profile.Profile) (keyring, error) {
-	found, err := listKeys(s)
-	if err != nil {
-		return keyring{}, err
+// listKeys reads the handles of all objects that carry a label of ours; exactly one may carry each, and one more if it is
+// the public half of a key pair that keeps it.
+func listKeys(s *session) (keyring, error) {
+	found, err := readKeys(s)
+	if err == nil {
+		err = found.single(found.sorted()...)
 	}
-	for ref, handle := range found.handles {
-		if err := checkKey(s, ref, handle, p); err != nil {
-			return keyring{}, err
-		}
-	}
-	for _, label := range labels {
-		if _, ok := found.active[label]; !ok {
-			return keyring{}, fmt.Errorf("%w: %s%s/1 is missing: create the master keys, or check hsm.token_label",
-				seed.ErrKeyNotFound, labelPrefix, label)
-		}
-	}
-	return found, nil
+	return found, err
 }
 
-// listKeys reads the handles of all objects that carry a label of ours; exactly one may carry each.
-func listKeys(s *session) (keyring, error) {
+// readKeys is listKeys that notes two objects under one label without refusing them.
+func readKeys(s *session) (keyring, error) {
 	k := newKeyring()
 	handles, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)})
 	if err != nil {
 		return k, fmt.Errorf("find master keys: %w", err)
 	}
 	for _, h := range handles {
-		ref, ok, err := labelOf(s, h)
+		ref, public, ok, err := labelOf(s, h)
 		if err != nil {
 			return k, err
 		}
-		if !ok {
-			continue
+		if ok {
+			k.found(ref, h, public)
 		}
-		if _, twice := k.handles[ref]; twice {
-			return k, fmt.Errorf("%w: two objects are labelled %s: destroy or rename the one that is not the master key",
-				seed.ErrKeyNotFound, ref)
-		}
-		k.add(ref, h)
 	}
 	return k, nil
 }
 
-func labelOf(s *session, h pkcs11.ObjectHandle) (seed.KeyRef, bool, error) {
-	attrs, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil)})
-	if err != nil {
-		return seed.KeyRef{}, false, fmt.Errorf("read the label of an object: %w", err)
+// found adds an object that carries the label of a master key.
+func (k keyring) found(ref seed.KeyRef, h pkcs11.ObjectHandle, public bool) {
+	if public && keySpecs[ref.Label].keepsPublic() {
+		_, twice := k.publics[ref]
+		k.publics[ref], k.doubled[ref] = h, k.doubled[ref] || twice
+		return
 	}
-	ref, ok := parseLabel(string(attrs[0].Value))
-	return ref, ok, nil
+	_, twice := k.handles[ref]
+	k.add(ref, h)
+	k.doubled[ref] = k.doubled[ref] || twice
+}
+
+// labelOf reads which master key an object says it is, and whether it is the public half of one.
+func labelOf(s *session, h pkcs11.ObjectHandle) (ref seed.KeyRef, public, ok bool, err error) {
+	attrs, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil), pkcs11.NewAttribute(pkcs11.CKA_CLASS, nil)})
+	if err != nil {
+		return seed.KeyRef{}, false, false, fmt.Errorf("read the label of an object: %w", err)
+	}
+	ref, ok = parseLabel(string(attrs[0].Value))
+	public = slices.Equal(attrs[1].Value, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY).Value)
+	return ref, public, ok, nil
 }
 
 // parseLabel reads "ramzban/<label>/<version>"; false for anything else and for labels this version does not know.
@@ -206,7 +219,7 @@ func checkKey(s *session, ref seed.KeyRef, h pkcs11.ObjectHandle, p profile.Prof
 			return notOurs(ref, want.name, want.words)
 		}
 	}
-	if !spec.private() {
+	if spec.keyType != pkcs11.CKK_RSA {
 		return nil
 	}
 	public, err := s.publicHalf(h)
@@ -246,6 +259,9 @@ func wantedAttributes(spec keySpec, p profile.Profile) []wantedAttribute {
 	}
 	if !spec.private() {
 		want = append(want, number(pkcs11.CKA_VALUE_LEN, "CKA_VALUE_LEN", uint(spec.length)))
+	}
+	if spec.keyType == pkcs11.CKK_EC {
+		want = append(want, wantedAttribute{pkcs11.CKA_EC_PARAMS, "CKA_EC_PARAMS", curveP256, "P-256"})
 	}
 	for _, f := range spec.flags() {
 		want = append(want, flag(f.attr, f.name, spec.may&f.use != 0))

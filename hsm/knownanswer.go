@@ -24,13 +24,14 @@ const checkLength = 8
 //
 //	seal, digest, lookup  the first 8 bytes of the key's HMAC-SHA-256 over a fixed message, which only the self-check makes
 //	derive                the same under the seed derived from a fixed context
-//	wrap, import          the same under the seed wrapped in Blob
+//	wrap, import, backup  the same under the seed wrapped in Blob
 //	data                  8 random bytes, encrypted in Blob
+//	audit                 the first 8 bytes of SHA-256 over the public half in Blob, which a signature must fit
 type KnownAnswer struct {
 	Key   seed.KeyRef `json:"key"`
 	Check []byte      `json:"check"`          // the key check value, 8 bytes
 	IV    []byte      `json:"iv,omitempty"`   // data: 12 bytes; else none
-	Blob  []byte      `json:"blob,omitempty"` // wrap: 40 bytes; import: 384; data: 24, the tag included; else none
+	Blob  []byte      `json:"blob,omitempty"` // wrap, backup: 40 bytes; import: 384; data: 24, the tag included; audit: 91; else none
 }
 
 // UnmarshalJSON reads a known answer strictly: unknown fields and wrong sizes are refused.
@@ -52,12 +53,14 @@ func (a *KnownAnswer) validate() error {
 	}
 	iv, blob := 0, 0
 	switch a.Key.Label {
-	case labelWrap:
+	case labelWrap, labelBackup:
 		blob = selfCheckHash.SeedLength() + 8 // RFC 5649
 	case labelImport:
 		blob = importKeyLength
 	case labelData:
 		iv, blob = gcmIV, checkLength+gcmTag/8
+	case labelAudit:
+		blob = auditPublicLength
 	}
 	if len(a.Check) != checkLength || len(a.IV) != iv || len(a.Blob) != blob {
 		return fmt.Errorf("known answer of %s: %d bytes of check, %d of iv and %d of blob; there must be %d, %d and %d",
@@ -88,21 +91,24 @@ func validateAnswers(answers []KnownAnswer) error {
 	return nil
 }
 
-// matchAnswers refuses to go on without a key that has a known answer: what was made under it would look tampered. At
-// start it refuses a key without a known answer too. One that appears later is left out until the next start brings its
-// answer: so a key ceremony is no outage, and nothing is ever made under a key that is not proven.
-func (g *generation) matchAnswers() error {
+// matchAnswers returns the keys that have a known answer, and refuses to go on without one of them: what was made under it
+// would look tampered. At start it refuses a key without a known answer too. One that appears later is left out until
+// Refresh, or the next start, brings its answer: so a key ceremony is no outage, and nothing is ever made under a key that
+// is not proven.
+func (g *generation) matchAnswers(found keyring) (keyring, error) {
 	known := newKeyring()
-	for _, a := range g.cfg.KnownAnswers {
-		h, err := g.keys.get(a.Key)
-		if err != nil {
-			return fmt.Errorf("%w, but there is a known answer for it: restore the key from the HSM's backup, or, if it was "+
+	for _, a := range g.answers {
+		if _, err := found.get(a.Key); err != nil {
+			return keyring{}, fmt.Errorf("%w, but there is a known answer for it: restore the key from the HSM's backup, or, if it was "+
 				"destroyed on purpose, take its answer out of hsm.known_answer_file", err)
 		}
-		known.add(a.Key, h)
+		if err := found.single(a.Key); err != nil {
+			return keyring{}, err
+		}
+		known.take(found, a.Key)
 	}
 	var unknown []string
-	for ref := range g.keys.handles {
+	for _, ref := range found.sorted() {
 		if _, ok := known.handles[ref]; !ok {
 			unknown = append(unknown, ref.String())
 		}
@@ -110,18 +116,17 @@ func (g *generation) matchAnswers() error {
 	slices.Sort(unknown)
 	switch {
 	case len(unknown) == 0:
-		return nil
 	case g.number == 1:
-		return fmt.Errorf("no known answer is configured for %s: add what was noted at the key ceremony to hsm.known_answer_file",
+		return keyring{}, fmt.Errorf("no known answer is configured for %s: add what was noted at the key ceremony to hsm.known_answer_file",
 			strings.Join(unknown, ", "))
+	default:
+		g.cfg.Log.Warn("HSM keys that appeared after the start are left out until their known answers are read", "keys", unknown)
 	}
-	g.cfg.Log.Warn("HSM keys that appeared after the start are left out: add their known answers and start again", "keys", unknown)
-	g.keys = known
-	return nil
+	return known, nil
 }
 
 func (g *generation) checkKnownAnswers(s *session) error {
-	for _, want := range g.cfg.KnownAnswers {
+	for _, want := range g.answers {
 		if err := g.checkKnownAnswer(s, want); err != nil {
 			return err
 		}
@@ -145,7 +150,7 @@ func (g *generation) checkKnownAnswer(s *session, want KnownAnswer) error {
 // noteAnswers makes the known answers of all keys there are, in the order of their labels and versions.
 func (g *generation) noteAnswers(s *session) ([]KnownAnswer, error) {
 	var all []KnownAnswer
-	for _, ref := range g.keys.sorted() {
+	for _, ref := range g.ring().sorted() {
 		a, err := g.noteAnswer(s, ref)
 		if err != nil {
 			return nil, fmt.Errorf("known answer of %s: %w", ref, err)
@@ -158,12 +163,14 @@ func (g *generation) noteAnswers(s *session) ([]KnownAnswer, error) {
 func (g *generation) noteAnswer(s *session, ref seed.KeyRef) (a KnownAnswer, err error) {
 	a.Key = ref
 	switch ref.Label {
-	case labelWrap:
+	case labelWrap, labelBackup:
 		a.Blob, err = g.wrapCheckSeed(s, ref)
 	case labelImport:
 		a.Blob, err = g.wrapCheckSeedAsMaker(s, ref)
 	case labelData:
 		a.IV, a.Blob, err = g.encryptCheck(s, ref)
+	case labelAudit:
+		a.Blob, err = s.publicDER(*g.ring(), ref, 0)
 	}
 	if err == nil {
 		a.Check, err = g.check(s, a)
@@ -172,14 +179,14 @@ func (g *generation) noteAnswer(s *session, ref seed.KeyRef) (a KnownAnswer, err
 }
 
 func (g *generation) wrapCheckSeed(s *session, ref seed.KeyRef) ([]byte, error) {
-	_, derive := g.keys.current(labelDerive)
+	_, derive := g.ring().current(labelDerive)
 	w, err := g.bornWrapped(s, derive, ref)
 	return w.Blob, err
 }
 
 // wrapCheckSeedAsMaker wraps the seed of the self-check as the maker of a hardware token would.
 func (g *generation) wrapCheckSeedAsMaker(s *session, ref seed.KeyRef) (blob []byte, err error) {
-	key, err := g.keys.get(ref)
+	key, err := g.ring().get(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +194,7 @@ func (g *generation) wrapCheckSeedAsMaker(s *session, ref seed.KeyRef) (blob []b
 	if err != nil {
 		return nil, err
 	}
-	_, derive := g.keys.current(labelDerive)
+	_, derive := g.ring().current(labelDerive)
 	err = s.withBorn(derive, []byte(selfCheckContext), selfCheckHash.SeedLength(), func(born pkcs11.ObjectHandle) (err error) {
 		blob, err = s.wrapForDevice(born, public)
 		return err
@@ -196,7 +203,7 @@ func (g *generation) wrapCheckSeedAsMaker(s *session, ref seed.KeyRef) (blob []b
 }
 
 func (g *generation) encryptCheck(s *session, ref seed.KeyRef) (iv, blob []byte, err error) {
-	key, err := g.keys.get(ref)
+	key, err := g.ring().get(ref)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -213,14 +220,14 @@ func (g *generation) encryptCheck(s *session, ref seed.KeyRef) (iv, blob []byte,
 
 // check makes the key check value of a.Key; seed.ErrBadBlob if the key refuses a.Blob. a.Check is not used.
 func (g *generation) check(s *session, a KnownAnswer) ([]byte, error) {
-	key, err := g.keys.get(a.Key)
+	key, err := g.ring().get(a.Key)
 	if err != nil {
 		return nil, err
 	}
 	switch a.Key.Label {
 	case labelDerive:
 		return g.checkDerived(s, key)
-	case labelWrap:
+	case labelWrap, labelBackup:
 		check, err := g.checkWrapped(s, seed.Wrapped{Mech: uint32(g.cfg.Profile.WrapMechanism), Key: a.Key, Blob: a.Blob}, selfCheckHash)
 		return check, blobError(err, g.cfg.Profile)
 	case labelImport:
@@ -229,13 +236,15 @@ func (g *generation) check(s *session, a KnownAnswer) ([]byte, error) {
 	case labelData:
 		plain, err := s.decrypt(key, a.IV, tagged(purposeSelfCheck), a.Blob)
 		return plain, blobError(err, g.cfg.Profile)
+	case labelAudit:
+		return g.checkAudit(s, key, a)
 	}
 	return s.checkMAC(key, selfCheckHash)
 }
 
 // checkDerived derives, wraps, unwraps and MACs, like an enrolment followed by a verification.
 func (g *generation) checkDerived(s *session, key pkcs11.ObjectHandle) ([]byte, error) {
-	active, _ := g.keys.current(labelWrap)
+	active, _ := g.ring().current(labelWrap)
 	w, err := g.bornWrapped(s, key, active)
 	if err != nil {
 		return nil, err

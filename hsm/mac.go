@@ -75,10 +75,13 @@ func (h *HSM) CheckSeal(ctx context.Context, purpose string, data []byte, seal s
 	return nil
 }
 
-// StateKey returns the 32-byte key, held by the host, under which the small state rows are MACed.
-func (h *HSM) StateKey(ctx context.Context) ([]byte, error) {
-	m, err := h.mac(ctx, labelSeal, purposeStateKey)
-	return m.Sum, err
+// StateKey returns the 32-byte key, held by the host, under which the small state rows are MACed: that of one version of
+// the seal key. seed.ErrKeyNotFound: the HSM does not have it.
+func (h *HSM) StateKey(ctx context.Context, ref seed.KeyRef) ([]byte, error) {
+	if ref.Label != labelSeal {
+		return nil, fmt.Errorf("%w: %s is not a seal key", seed.ErrKeyNotFound, ref)
+	}
+	return h.macWith(ctx, ref, purposeStateKey)
 }
 
 // Digest MACs data for one purpose under the active digest key.
@@ -103,10 +106,28 @@ func (h *HSM) DigestWith(ctx context.Context, key seed.KeyRef, purpose string, d
 // Pseudonym makes the keyed pseudonym of a subject of one class: a MAC under the active lookup key over the class, a
 // zero byte and the subject.
 func (h *HSM) Pseudonym(ctx context.Context, class string, subject seed.Subject) (seed.MACed, error) {
-	if class == "" || strings.ContainsRune(class, 0) {
-		return seed.MACed{}, fmt.Errorf("subject class %q must be a word without zero bytes", class)
+	if err := checkClass(class); err != nil {
+		return seed.MACed{}, err
 	}
 	return h.mac(ctx, labelLookup, purposeSubject, []byte(class), []byte{0}, []byte(subject.Reveal()))
+}
+
+// PseudonymWith makes a pseudonym under one version of the lookup key; seed.ErrKeyNotFound if the HSM does not have it.
+func (h *HSM) PseudonymWith(ctx context.Context, ref seed.KeyRef, class string, subject seed.Subject) ([]byte, error) {
+	if err := checkClass(class); err != nil {
+		return nil, err
+	}
+	if ref.Label != labelLookup {
+		return nil, fmt.Errorf("%w: %s is not a lookup key", seed.ErrKeyNotFound, ref)
+	}
+	return h.macWith(ctx, ref, purposeSubject, []byte(class), []byte{0}, []byte(subject.Reveal()))
+}
+
+func checkClass(class string) error {
+	if class == "" || strings.ContainsRune(class, 0) {
+		return fmt.Errorf("subject class %q must be a word without zero bytes", class)
+	}
+	return nil
 }
 
 // mac makes a MAC under the active key of a label.
@@ -114,21 +135,21 @@ func (h *HSM) mac(ctx context.Context, label, purpose string, data ...[]byte) (s
 	var m seed.MACed
 	err := h.run(ctx, func(g *generation) (err error) {
 		var key pkcs11.ObjectHandle
-		m.Key, key = g.keys.current(label)
+		m.Key, key = g.ring().current(label)
 		m.Sum, err = g.hmac(ctx, key, seed.SHA256, tagged(purpose, data...))
 		return err
 	})
 	return m, err
 }
 
-func (h *HSM) macWith(ctx context.Context, ref seed.KeyRef, purpose string, data []byte) ([]byte, error) {
+func (h *HSM) macWith(ctx context.Context, ref seed.KeyRef, purpose string, data ...[]byte) ([]byte, error) {
 	var sum []byte
 	err := h.run(ctx, func(g *generation) error {
-		key, err := g.keys.get(ref)
+		key, err := g.ring().get(ref)
 		if err != nil {
 			return err
 		}
-		sum, err = g.hmac(ctx, key, seed.SHA256, tagged(purpose, data))
+		sum, err = g.hmac(ctx, key, seed.SHA256, tagged(purpose, data...))
 		return err
 	})
 	return sum, err

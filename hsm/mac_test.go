@@ -49,7 +49,7 @@ func TestPurposesAreSeparate(t *testing.T) {
 			note("digest", m, err)
 		}
 	}
-	key, err := h.StateKey(t.Context())
+	key, err := h.StateKey(t.Context(), seed.KeyRef{Label: "seal", Version: 1})
 	note("state key", seed.MACed{Sum: key}, err)
 }
 
@@ -85,7 +85,7 @@ func TestMACsStayTheSame(t *testing.T) {
 	do := func(h *hsm.HSM) made {
 		p, err := h.Pseudonym(t.Context(), "card", seed.NewSubject("6037991234567893"))
 		require.NoError(t, err)
-		s, err := h.StateKey(t.Context())
+		s, err := h.StateKey(t.Context(), seed.KeyRef{Label: "seal", Version: 1})
 		require.NoError(t, err)
 		require.Len(t, s, 32)
 		m, err := h.Seal(t.Context(), "record", []byte("x"))

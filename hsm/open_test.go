@@ -49,7 +49,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 		"wrong PIN":        {func(c *hsm.Config) { c.PIN = seed.NewPIN("0000-wrong") }, []string{"refused the PIN", "CKR_PIN_INCORRECT"}},
 		"no PIN":           {func(c *hsm.Config) { c.PIN = seed.NewPIN("") }, []string{"PIN is empty"}},
 		"no Fatal":         {func(c *hsm.Config) { c.Fatal = nil }, []string{"Fatal"}},
-		"too many":         {func(c *hsm.Config) { c.PoolSessions = 1021 }, []string{"1025 HSM sessions", "1024"}},
+		"too many":         {func(c *hsm.Config) { c.PoolSessions = 1019 }, []string{"1025 HSM sessions", "1024"}},
 		"negative":         {func(c *hsm.Config) { c.SeedCache = -1 }, []string{"negative"}},
 		"negative time":    {func(c *hsm.Config) { c.DrainTimeout = -1 }, []string{"negative"}},
 		"no profile":       {func(c *hsm.Config) { c.Profile = profile.Profile{} }, []string{"profile"}},
@@ -110,6 +110,13 @@ func TestKeysWithOtherAttributesAreRefused(t *testing.T) {
 		"import shows":       {"import", hsm.Attribute{Type: pkcs11.CKA_SENSITIVE, Value: false}, "CKA_SENSITIVE must be true"},
 		"import is short":    {"import", hsm.Attribute{Type: pkcs11.CKA_MODULUS_BITS, Value: 2048}, "RSA key must be of 3072 bits"},
 		"import by PKCS#1":   {"import", hsm.Attribute{Type: pkcs11.CKA_ALLOWED_MECHANISMS, Value: mech(pkcs11.CKM_RSA_PKCS)}, "CKA_ALLOWED_MECHANISMS must be 0x9 alone"},
+		"backup unwraps not": {"backup", hsm.Attribute{Type: pkcs11.CKA_UNWRAP, Value: false}, "CKA_UNWRAP must be true"},
+		"backup encrypts":    {"backup", hsm.Attribute{Type: pkcs11.CKA_ENCRYPT, Value: true}, "CKA_ENCRYPT must be false"},
+		"audit decrypts":     {"audit", hsm.Attribute{Type: pkcs11.CKA_DECRYPT, Value: true}, "CKA_DECRYPT must be false"},
+		"audit derives":      {"audit", hsm.Attribute{Type: pkcs11.CKA_DERIVE, Value: true}, "CKA_DERIVE must be false"},
+		"audit may leave":    {"audit", hsm.Attribute{Type: pkcs11.CKA_EXTRACTABLE, Value: true}, "CKA_EXTRACTABLE must be false"},
+		"audit on P-384":     {"audit", hsm.Attribute{Type: pkcs11.CKA_EC_PARAMS, Value: curveP384}, "CKA_EC_PARAMS must be P-256"},
+		"audit by any":       {"audit", hsm.Attribute{Type: pkcs11.CKA_ALLOWED_MECHANISMS}, "CKA_ALLOWED_MECHANISMS must be 0x1041 alone"},
 		"seal by any scheme": {"seal", hsm.Attribute{Type: pkcs11.CKA_ALLOWED_MECHANISMS}, "CKA_ALLOWED_MECHANISMS must be 0x251 alone"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -119,6 +126,9 @@ func TestKeysWithOtherAttributesAreRefused(t *testing.T) {
 		})
 	}
 }
+
+// curveP384 is the DER object identifier of another curve.
+var curveP384 = []byte{0x06, 0x05, 0x2B, 0x81, 0x04, 0x00, 0x22}
 
 func mech(m uint) []byte { return pkcs11.NewAttribute(0, m).Value }
 

@@ -89,7 +89,11 @@ func CreateKeys(ctx context.Context, config Config) ([]KnownAnswer, error) {
 			if err := g.createMissing(s); err != nil {
 				return err
 			}
-			if err := g.learnKeys(s); err != nil {
+			found, err := listKeys(s)
+			if err != nil {
+				return err
+			}
+			if err := g.adopt(s, found); err != nil {
 				return err
 			}
 			answers, err = g.noteAnswers(s)
@@ -140,21 +144,21 @@ func (g *generation) createMissing(s *session) error {
 
 func (g *generation) createKey(s *session, ref seed.KeyRef) error {
 	spec := keySpecs[ref.Label]
-	if err := s.generate(spec, masterTemplate(ref, spec, g.cfg.Profile)); err != nil {
+	if err := s.generate(spec, masterTemplate(ref, spec, g.cfg.Profile), publicHalfTemplate(ref, spec)); err != nil {
 		return fmt.Errorf("create key %s: %w", ref, err)
 	}
 	return nil
 }
 
-// generate makes a key; of a key pair it keeps the private half only.
-func (s *session) generate(spec keySpec, template []*pkcs11.Attribute) error {
+// generate makes a key, or a key pair of these templates. Of an RSA key pair it keeps the private half only.
+func (s *session) generate(spec keySpec, template, publicHalf []*pkcs11.Attribute) error {
 	mech := mechanism(spec.generate, nil)
 	if !spec.private() {
 		_, err := s.p.GenerateKey(s.handle, mech, template)
 		return err
 	}
-	public, _, err := s.p.GenerateKeyPair(s.handle, mech, publicHalfTemplate(spec), template)
-	if err != nil {
+	public, _, err := s.p.GenerateKeyPair(s.handle, mech, publicHalf, template)
+	if err != nil || spec.keepsPublic() {
 		return err
 	}
 	return s.destroy(public, "the public half of a key pair")

@@ -44,7 +44,7 @@ func (g *generation) selfCheck(ctx context.Context) error {
 
 // withUnwrapped unwraps a seed for verification, lends it to fn and destroys it, all on one session.
 func (g *generation) withUnwrapped(s *session, w seed.Wrapped, hash seed.Hash, fn func(pkcs11.ObjectHandle) error) error {
-	key, err := g.keys.get(w.Key)
+	key, err := g.ring().get(w.Key)
 	if err != nil {
 		return err
 	}
@@ -111,30 +111,38 @@ func sequence(first byte, n int) []byte {
 
 // checkRefusals tries what the HSM must refuse. Some modules do not honour the attributes they report.
 func (g *generation) checkRefusals(s *session) error {
-	for ref, h := range g.keys.handles {
-		if err := g.mustRefuse("reading the value of "+ref.String(), s.readValue(h, keySpecs[ref.Label].private())); err != nil {
+	for _, ref := range g.ring().sorted() {
+		if err := g.checkKeyRefusals(s, ref); err != nil {
 			return err
 		}
-	}
-	imports, importKey := g.keys.current(labelImport)
-	if err := g.mustRefuse("decrypting with "+imports.String(), s.decryptOAEP(importKey)); err != nil {
-		return err
-	}
-	ref, wrapKey := g.keys.current(labelWrap)
-	if err := g.mustRefuse("encrypting with "+ref.String(), s.encryptBlock(wrapKey)); err != nil {
-		return err
-	}
-	derive, deriveKey := g.keys.current(labelDerive)
-	if err := g.mustRefuse("wrapping the unextractable "+derive.String(), g.tryWrap(s, deriveKey)); err != nil {
-		return err
 	}
 	return g.checkSeedRefusals(s)
 }
 
+// checkKeyRefusals tries what one master key must not do.
+func (g *generation) checkKeyRefusals(s *session, ref seed.KeyRef) error {
+	h, err := g.ring().get(ref)
+	if err != nil {
+		return err
+	}
+	if err := g.mustRefuse("reading the value of "+ref.String(), s.readValue(h, keySpecs[ref.Label].value())); err != nil {
+		return err
+	}
+	switch ref.Label {
+	case labelImport:
+		return g.mustRefuse("decrypting with "+ref.String(), s.decryptOAEP(h))
+	case labelWrap, labelBackup:
+		return g.mustRefuse("encrypting with "+ref.String(), s.encryptBlock(h))
+	case labelDerive:
+		return g.mustRefuse("wrapping the unextractable "+ref.String(), g.tryWrap(s, h))
+	}
+	return nil
+}
+
 // checkSeedRefusals tries a seed unwrapped for verification, which must neither be read nor wrapped again.
 func (g *generation) checkSeedRefusals(s *session) error {
-	_, deriveKey := g.keys.current(labelDerive)
-	wrap, _ := g.keys.current(labelWrap)
+	_, deriveKey := g.ring().current(labelDerive)
+	wrap, _ := g.ring().current(labelWrap)
 	w, err := g.bornWrapped(s, deriveKey, wrap)
 	if err != nil {
 		return err
@@ -143,7 +151,7 @@ func (g *generation) checkSeedRefusals(s *session) error {
 }
 
 func (g *generation) checkSeedProbes(s *session, h pkcs11.ObjectHandle) error {
-	if err := g.mustRefuse("reading the value of a seed", s.readValue(h, false)); err != nil {
+	if err := g.mustRefuse("reading the value of a seed", s.readValue(h, pkcs11.CKA_VALUE)); err != nil {
 		return err
 	}
 	return g.mustRefuse("wrapping a seed that is not extractable", g.tryWrap(s, h))
@@ -160,11 +168,7 @@ func (g *generation) mustRefuse(what string, err error) error {
 	return fmt.Errorf("%s failed, but was not refused: %w", what, err)
 }
 
-func (s *session) readValue(h pkcs11.ObjectHandle, private bool) error {
-	secret := uint(pkcs11.CKA_VALUE)
-	if private {
-		secret = pkcs11.CKA_PRIVATE_EXPONENT
-	}
+func (s *session) readValue(h pkcs11.ObjectHandle, secret uint) error {
 	_, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(secret, nil)})
 	return err
 }
@@ -195,7 +199,7 @@ func (s *session) encryptBlock(h pkcs11.ObjectHandle) error {
 }
 
 func (g *generation) tryWrap(s *session, h pkcs11.ObjectHandle) error {
-	_, wrapKey := g.keys.current(labelWrap)
+	_, wrapKey := g.ring().current(labelWrap)
 	_, err := s.p.WrapKey(s.handle, mechanism(g.cfg.Profile.WrapMechanism, nil), wrapKey, h)
 	return err
 }

@@ -8,6 +8,7 @@ import (
 // counters only go up, over all generations.
 type counters struct {
 	macs, unwraps, enrolments        atomic.Uint64
+	signatures                       atomic.Uint64
 	seedHits, seedMisses             atomic.Uint64
 	sessionsOpened, sessionsDropped  atomic.Uint64
 	busyWaits, failures              atomic.Uint64
@@ -34,6 +35,7 @@ type Stats struct {
 	DestroyedObjects          uint64        // session objects destroyed in this generation
 
 	MACs, Unwraps, Enrolments       uint64 // calls, failed ones included
+	Signatures                      uint64
 	SeedHits, SeedMisses            uint64
 	SessionsOpened, SessionsDropped uint64
 	BusyWaits                       uint64 // pauses because the HSM was busy
@@ -74,7 +76,8 @@ func (g *generation) fill(s *Stats) {
 func (c *counters) snapshot() Stats {
 	return Stats{
 		MACs: c.macs.Load(), Unwraps: c.unwraps.Load(), Enrolments: c.enrolments.Load(),
-		SeedHits: c.seedHits.Load(), SeedMisses: c.seedMisses.Load(),
+		Signatures: c.signatures.Load(),
+		SeedHits:   c.seedHits.Load(), SeedMisses: c.seedMisses.Load(),
 		SessionsOpened: c.sessionsOpened.Load(), SessionsDropped: c.sessionsDropped.Load(),
 		BusyWaits: c.busyWaits.Load(), Failures: c.failures.Load(), DestroyFailures: c.destroyFailures.Load(),
 		LoginsLost: c.loginsLost.Load(), HandlesLost: c.handlesLost.Load(), DevicesLost: c.devicesLost.Load(),

@@ -105,20 +105,24 @@ func masterTemplate(ref seed.KeyRef, spec keySpec, p profile.Profile) []*pkcs11.
 	return append(attrs, pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false))
 }
 
-// publicHalfTemplate generates the public half of a key pair as a session object that may do nothing: it can be read off
-// the private half, so that one object carries the label.
-func publicHalfTemplate(spec keySpec) []*pkcs11.Attribute {
-	return []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+// publicHalfTemplate generates the public half of a key pair, which may do nothing. That of an RSA key is a session object:
+// it can be read off the private half, so that one object carries the label. That of an EC key stays, under the same label.
+func publicHalfTemplate(ref seed.KeyRef, spec keySpec) []*pkcs11.Attribute {
+	attrs := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, spec.keepsPublic()),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, false),
 		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),
 		pkcs11.NewAttribute(pkcs11.CKA_VERIFY_RECOVER, false),
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 8*spec.length),
-		pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, big.NewInt(publicExponent).Bytes()),
 	}
+	if !spec.keepsPublic() {
+		return append(attrs, pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 8*spec.length),
+			pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, big.NewInt(publicExponent).Bytes()))
+	}
+	return append(attrs, pkcs11.NewAttribute(pkcs11.CKA_LABEL, ref.String()), pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curveP256),
+		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false))
 }
 
 // seedTemplate is what the seed templates share: a private, sensitive session object.

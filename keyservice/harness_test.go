@@ -243,7 +243,7 @@ func (w *world) begin() {
 
 // start starts the service on what is stored.
 func (w *world) start() {
-	key, err := w.hsm.StateKey(context.Background())
+	key, err := w.hsm.StateKey(context.Background(), seed.KeyRef{Label: "seal", Version: 1})
 	require.NoError(w.t, err)
 	w.logbook = audit.NewLog(key, w.node)
 	w.db, err = w.open()

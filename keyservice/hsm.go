@@ -33,15 +33,29 @@ type HSM interface {
 	Seal(ctx context.Context, purpose string, data []byte) (seed.MACed, error)
 	CheckSeal(ctx context.Context, purpose string, data []byte, seal seed.MACed) error
 
-	// StateKey returns the 32-byte key, held by the host, under which the small state rows are MACed.
-	StateKey(ctx context.Context) ([]byte, error)
+	// StateKey returns the 32-byte key, held by the host, under which the small state rows are MACed: that of one version
+	// of the seal key.
+	StateKey(ctx context.Context, ref seed.KeyRef) ([]byte, error)
 
 	// Digest MACs data for one purpose under the active digest key; DigestWith under a given version, to make it again.
 	Digest(ctx context.Context, purpose string, data []byte) (seed.MACed, error)
 	DigestWith(ctx context.Context, key seed.KeyRef, purpose string, data []byte) ([]byte, error)
 
-	// Pseudonym makes the keyed pseudonym of a subject of one class under the active lookup key.
+	// Pseudonym makes the keyed pseudonym of a subject of one class under the active lookup key; PseudonymWith under a
+	// given version.
 	Pseudonym(ctx context.Context, class string, subject seed.Subject) (seed.MACed, error)
+	PseudonymWith(ctx context.Context, ref seed.KeyRef, class string, subject seed.Subject) ([]byte, error)
+
+	// SignAudit signs a message under the active audit key: ECDSA over P-256 with SHA-256, in ASN.1 DER.
+	SignAudit(ctx context.Context, message []byte) (seed.Signature, error)
+
+	// Keys returns every version of every master key that may be used. Refresh finds those made since the HSM was opened
+	// and takes in the ones that give the known answers of their ceremony; its error says which it left out, while the
+	// others are taken in all the same. Use says which versions are active, one of each label; the highest are until then.
+	// seed.ErrKeyNotFound: the HSM lacks one of them, and nothing has changed.
+	Keys(ctx context.Context) ([]seed.MasterKey, error)
+	Refresh(ctx context.Context) error
+	Use(versions []seed.KeyRef) error
 
 	// Encrypt keeps a small secret under the active data key (AES-GCM, IV from the HSM, aad bound); Decrypt reads it.
 	Encrypt(ctx context.Context, aad, plaintext []byte) (seed.Encrypted, error)

@@ -84,7 +84,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err := c.Guess.Validate(); err != nil {
 		return nil, fmt.Errorf("guess limits: %w", err)
 	}
-	key, err := c.HSM.StateKey(ctx)
+	key, err := c.HSM.StateKey(ctx, seed.KeyRef{Label: "seal", Version: 1})
 	if err != nil {
 		return nil, fmt.Errorf("fetching the state key: %w", err)
 	}

@@ -79,7 +79,8 @@ type HSMConfig struct {
 	OwnerSessions int `yaml:"owner_sessions"`
 	// SeedCache is how many seeds are kept unwrapped inside the HSM, ready for the next password.
 	SeedCache int `yaml:"seed_cache"`
-	// KnownAnswerFile holds the known answer of the key ceremony, which proves at every start that the keys are the right ones.
+	// KnownAnswerFile holds the known answers of the key ceremony, which prove at every start that the keys are the right ones.
+	// The running service reads it again when it looks for keys that were made since.
 	KnownAnswerFile string `yaml:"known_answer_file"`
 	// Environment variables that the module wants, set before it is loaded.
 	Environment map[string]string `yaml:"environment,omitempty"`

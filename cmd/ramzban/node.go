@@ -15,6 +15,7 @@ import (
 	"ramzban/hsm"
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/seed"
 )
 
 // node is the running service: every part opened and joined to the others.
@@ -86,7 +87,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	if n.hsm, err = openHSM(ctx, n.config.HSM, n.log, func(err error) { n.fatal <- err }); err != nil {
 		return nil, err
 	}
-	stateKey, err := n.hsm.StateKey(ctx)
+	stateKey, err := n.hsm.StateKey(ctx, seed.KeyRef{Label: "seal", Version: 1})
 	if err != nil {
 		return nil, fmt.Errorf("fetching the state key: %w", err)
 	}

@@ -34,7 +34,7 @@ func openHSM(ctx context.Context, c HSMConfig, log *slog.Logger, fatal func(erro
 		}
 	}
 	h, err := hsm.Open(ctx, hsm.Config{
-		Module: c.Module, TokenLabel: c.TokenLabel, PIN: pin, Profile: product, KnownAnswers: answers,
+		Module: c.Module, TokenLabel: c.TokenLabel, PIN: pin, Profile: product, KnownAnswers: answers, Answers: c.knownAnswers,
 		PoolSessions: c.Sessions, OwnerSessions: c.OwnerSessions, SeedCache: c.SeedCache, Log: log, Fatal: fatal,
 	})
 	if errors.Is(err, hsm.ErrConfiguration) {

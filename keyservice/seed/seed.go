@@ -54,6 +54,19 @@ type MACed struct {
 	Sum []byte `cbor:"2,keyasint"`
 }
 
+// MasterKey is one version of a master key, as the HSM describes it.
+type MasterKey struct {
+	Key    KeyRef
+	KCV    []byte // key check value: 3 bytes of a secret key, 8 of a key pair
+	Public []byte // the public half of a key pair, DER SubjectPublicKeyInfo; nil of a secret key
+}
+
+// Signature is a signature together with the key version that made it.
+type Signature struct {
+	Key KeyRef `cbor:"1,keyasint"`
+	DER []byte `cbor:"2,keyasint"` // ASN.1 ECDSA-Sig-Value (RFC 3279 section 2.2.3)
+}
+
 // Derivation says how a new seed is made: the bytes of Context must be different for every seed.
 type Derivation struct {
 	Context []byte // unique per seed: scheme, serial, nonce, purpose, hash, length
