@@ -284,3 +284,49 @@ func (h *HSM) ConfuseAuditKey() error {
 		return s.p.DestroyObject(s.handle, public)
 	})
 }
+
+// NoteMeanwhile notes the known answers of all keys there are, as a key ceremony beside the running service does.
+func (h *HSM) NoteMeanwhile() (answers []KnownAnswer, err error) {
+	err = h.meanwhile(func(g *generation, s *session) error {
+		found, err := listKeys(s)
+		if err != nil {
+			return err
+		}
+		trial := &generation{cfg: g.cfg, stats: g.stats, handles: g.handles}
+		for _, ref := range found.sorted() {
+			if err := trial.checkFound(s, found, ref); err != nil {
+				return err
+			}
+		}
+		trial.keys.Store(&found)
+		answers, err = trial.noteAnswers(s)
+		return err
+	})
+	return answers, err
+}
+
+// CreateKeyWrongly makes a master key while the HSM is at work, with the given attributes instead of the template's.
+func (h *HSM) CreateKeyWrongly(ref seed.KeyRef, instead ...Attribute) error {
+	return h.meanwhile(func(g *generation, s *session) error { return g.createWith(s, ref, instead) })
+}
+
+// CheckValueOf imports a secret key that is no secret and reads its key check value.
+func (h *HSM) CheckValueOf(keyType uint, value []byte) (kcv []byte, err error) {
+	err = h.meanwhile(func(_ *generation, s *session) error {
+		key, err := s.importObject(append([]*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+			pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, keyType),
+			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+			pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+			pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+			pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+			pkcs11.NewAttribute(pkcs11.CKA_VALUE, value),
+		}, usageAttributes(0)...))
+		if err != nil {
+			return err
+		}
+		kcv, err = s.checkValue(key)
+		return also(s.destroy(key, "a known key"), err)
+	})
+	return kcv, err
+}

@@ -138,9 +138,17 @@ func objectFiles(t *testing.T, tok *softhsm.Token) []string {
 // quick opens a token of the test's own, with quick retries and a log.
 func quick(t *testing.T, tok *softhsm.Token) *hsm.HSM {
 	t.Helper()
+	return quickWith(t, tok)
+}
+
+func quickWith(t *testing.T, tok *softhsm.Token, change ...func(*hsm.Config)) *hsm.HSM {
+	t.Helper()
 	c := tok.Config()
 	c.ReopenInterval = 10 * time.Millisecond
 	c.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	for _, f := range change {
+		f(&c)
+	}
 	h, err := hsm.Open(t.Context(), c)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })

@@ -115,9 +115,23 @@ func (h *HSM) refresh(g *generation, s *session, answers []KnownAnswer) (refused
 			continue
 		}
 		next, held = with, append(held, a)
-		h.cfg.Log.Info("HSM key found", "key", a.Key.String())
 	}
-	return refused, h.replaceKeys(g, next, held)
+	return refused, h.take(g, next, held)
+}
+
+// take makes next the keys of g, once nothing can fail any more but the generation itself: a handle is noted only once.
+func (h *HSM) take(g *generation, next keyring, answers []KnownAnswer) error {
+	before := g.ring()
+	for _, ref := range next.sorted() {
+		if _, ok := before.handles[ref]; ok {
+			continue
+		}
+		if err := g.noteHandles(next, ref); err != nil {
+			return err
+		}
+		h.cfg.Log.Info("HSM key found", "key", ref.String())
+	}
+	return h.replaceKeys(g, next, answers)
 }
 
 // replaceKeys makes ring that of a leased generation, and answers those that the next ones must give.
@@ -167,8 +181,5 @@ func (g *generation) proven(s *session, ring, found keyring, a KnownAnswer) (key
 	if err := trial.checkKeyRefusals(s, a.Key); err != nil {
 		return keyring{}, err
 	}
-	if err := trial.checkKnownAnswer(s, a); err != nil {
-		return keyring{}, err
-	}
-	return with, g.noteHandles(with, a.Key)
+	return with, trial.checkKnownAnswer(s, a)
 }
