@@ -73,7 +73,7 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 	for range stray {
 		found = append(found, Discrepancy{What: entryChanged})
 	}
-	tokens, budgets := map[string]*logged{}, map[store.Key]*sequences{}
+	tokens, budgets := audit.Tokens{}, map[store.Key]*audit.Sequences{}
 	err = s.merged(ctx, snap, logs, func(e LoggedEntry) {
 		found = append(found, remember(tokens, e)...)
 	})
@@ -147,59 +147,20 @@ func (s *Service) read(ctx context.Context, snap store.Snapshot, log AuditLog) i
 	}
 }
 
-// logged is what the logs say of one token.
-type logged struct {
-	revisions, states sequences
-	budgets           map[string]*sequences // by use; of the subject, whose other token has the numbers between
-}
-
 // remember takes note of what an entry says about tokens, and returns what is wrong with that.
-func remember(tokens map[string]*logged, e LoggedEntry) (found []Discrepancy) {
+func remember(tokens audit.Tokens, e LoggedEntry) (found []Discrepancy) {
 	if !e.genuine() {
 		return []Discrepancy{{What: e.Reason, Node: e.Node, Logged: e.Index}}
 	}
-	about := []audit.Entry{e.Entry}
-	for _, p := range e.Also {
-		about = append(about, audit.Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State})
-	}
-	for _, a := range about {
-		if a.Serial == "" || a.Revision+a.State+a.Budget == 0 {
-			continue
-		}
-		l, ok := tokens[a.Serial]
-		if !ok {
-			l = &logged{budgets: map[string]*sequences{}}
-			tokens[a.Serial] = l
-		}
-		if what := l.add(a); what != "" {
-			found = append(found, Discrepancy{Serial: a.Serial, What: what, Node: e.Node, Logged: e.Index})
-		}
+	for _, c := range tokens.Remember(e.Entry) {
+		found = append(found, Discrepancy{Serial: c.Serial, What: c.What, Node: e.Node, Logged: e.Index})
 	}
 	return found
 }
 
-// add takes note of one decision; it returns what contradicts an earlier one, "" if nothing does.
-func (l *logged) add(e audit.Entry) (wrong string) {
-	note := func(s *sequences, number, watermark uint64) {
-		if number == 0 {
-			return // the row was not written
-		}
-		if w := s.add(oneWrite(number, watermark)); wrong == "" {
-			wrong = w
-		}
-	}
-	note(&l.revisions, e.Revision, 0)
-	note(&l.states, e.State, e.Next)
-	if e.Budget > 0 && l.budgets[e.Use] == nil {
-		l.budgets[e.Use] = &sequences{}
-	}
-	note(l.budgets[e.Use], e.Budget, 0)
-	return wrong
-}
-
 // compareToken holds one token's rows against the logs. A row that fails its own check counts as missing. What the logs say
 // of guess budgets is added to budgets, by their rows: two tokens of a subject have one.
-func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial string, l *logged, budgets map[store.Key]*sequences) ([]Discrepancy, error) {
+func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial string, l *audit.Writes, budgets map[store.Key]*audit.Sequences) ([]Discrepancy, error) {
 	r, err := stored(ctx, snap, recordKey(serial), func(it store.Item) (record, error) { return s.unseal(ctx, it, false) })
 	if err != nil {
 		return nil, err
@@ -209,21 +170,21 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 		return nil, err
 	}
 	all := []Discrepancy{
-		{Serial: serial, What: "record revision", Logged: l.revisions.last().last, Stored: r.Revision},
-		{Serial: serial, What: "next moving factor", Logged: l.states.last().high, Stored: st.Next},
-		{Serial: serial, What: "state sequence", Logged: l.states.last().last, Stored: st.Sequence},
+		{Serial: serial, What: "record revision", Logged: l.Revisions.End().Last, Stored: r.Revision},
+		{Serial: serial, What: "next moving factor", Logged: l.States.End().High, Stored: st.Next},
+		{Serial: serial, What: "state sequence", Logged: l.States.End().Last, Stored: st.Sequence},
 	}
 	var twice []Discrepancy
-	for use, sequence := range l.budgets {
+	for use, sequence := range l.Budgets {
 		key := budgetKey(r.Subject.Sum, use)
 		if r.Serial != "" {
-			twice = append(twice, sequence.addTo(budgets, key, serial)...)
+			twice = append(twice, addTo(budgets, key, serial, *sequence)...)
 		}
 		b, err := stored(ctx, snap, key, func(it store.Item) (budget, error) { return unmac[budget](s, it, "guess budget") })
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, Discrepancy{Serial: serial, What: "guess budget", Logged: sequence.last().last, Stored: b.Sequence})
+		all = append(all, Discrepancy{Serial: serial, What: "guess budget", Logged: sequence.End().Last, Stored: b.Sequence})
 	}
 	live, err := s.compareLive(ctx, snap, r)
 	if err != nil {
@@ -233,42 +194,38 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(older(append(all, live, seed)), l.silent(serial, r.Revision, st.Sequence), twice), nil
+	return slices.Concat(older(append(all, live, seed)), silent(serial, l.Silent(r.Revision, st.Sequence)), twice), nil
 }
 
 // addTo adds what was logged of a budget under one token to what was logged of it under others; it returns what was
 // logged under both.
-func (s sequences) addTo(all map[store.Key]*sequences, key store.Key, serial string) (twice []Discrepancy) {
+func addTo(all map[store.Key]*audit.Sequences, key store.Key, serial string, s audit.Sequences) (twice []Discrepancy) {
 	if all[key] == nil {
-		all[key] = &sequences{}
+		all[key] = &audit.Sequences{}
 	}
 	for _, r := range s {
-		if all[key].add(r) == loggedTwice {
-			twice = append(twice, Discrepancy{Serial: serial, What: loggedTwice, Logged: r.first, Stored: r.last})
+		if all[key].Add(r) == audit.LoggedTwice {
+			twice = append(twice, Discrepancy{Serial: serial, What: audit.LoggedTwice, Logged: r.First, Stored: r.Last})
 		}
 	}
 	return twice
 }
 
-// silent returns the writes of a token that the logs do not tell of.
-func (l *logged) silent(serial string, revision, sequence uint64) (found []Discrepancy) {
-	note := func(before, after uint64) {
-		found = append(found, Discrepancy{Serial: serial, What: notLogged, Logged: before, Stored: after - 1})
-	}
-	l.states.gaps(sequence, note)
-	if found == nil { // every revision of the record is a write of the state too
-		l.revisions.gaps(revision, note)
+// silent names the writes of a token that the logs do not tell of.
+func silent(serial string, gaps []audit.Gap) (found []Discrepancy) {
+	for _, g := range gaps {
+		found = append(found, Discrepancy{Serial: serial, What: audit.NotLogged, Logged: g.First - 1, Stored: g.Last})
 	}
 	return found
 }
 
 // unknownTokens finds the tokens that no log tells of.
-func unknownTokens(ctx context.Context, snap store.Snapshot, tokens map[string]*logged) (found []Discrepancy, err error) {
+func unknownTokens(ctx context.Context, snap store.Snapshot, tokens audit.Tokens) (found []Discrepancy, err error) {
 	prefix := recordKey("")
 	err = snap.Scan(ctx, prefix, prefix, func(it store.Item) error {
 		serial := strings.TrimPrefix(string(it.Key), string(prefix))
 		if checkSerial(serial) == nil && tokens[serial] == nil {
-			found = append(found, Discrepancy{Serial: serial, What: notLogged, Stored: 1})
+			found = append(found, Discrepancy{Serial: serial, What: audit.NotLogged, Stored: 1})
 		}
 		return nil
 	})

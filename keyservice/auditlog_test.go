@@ -49,7 +49,7 @@ func TestTheLogsOwnEntriesAreChecked(t *testing.T) {
 			found, err := w.CompareAudit(context.Background(), auditor)
 			require.NoError(t, err)
 			require.Equal(t, []Discrepancy{
-				{What: a.what, Node: "node-1", Logged: v.Audit.Index}, {Serial: p.serial, What: notLogged, Logged: 3, Stored: 4},
+				{What: a.what, Node: "node-1", Logged: v.Audit.Index}, {Serial: p.serial, What: audit.NotLogged, Logged: 3, Stored: 4},
 			}, found, "and whom the entry was about")
 		})
 	}
@@ -65,7 +65,7 @@ func TestACutOrLengthenedLogIsSeen(t *testing.T) {
 	require.NoError(t, err)
 	require.ElementsMatch(t, []Discrepancy{
 		{What: entryMissing, Node: "node-1", Logged: last - 1}, {What: entryMissing, Node: "node-1", Logged: last},
-		{Serial: p.serial, What: notLogged, Logged: 2, Stored: 4},
+		{Serial: p.serial, What: audit.NotLogged, Logged: 2, Stored: 4},
 	}, found)
 
 	w.attack([]store.Put{{Key: entryKey(1 << 60), Value: w.row(entryKey(0)).Value}})
@@ -195,7 +195,7 @@ func (w *world) onlyLoggedTwice(serial string) {
 	}
 	found, err := w.CompareAudit(context.Background(), auditor)
 	require.NoError(w.t, err)
-	require.Equal(w.t, []Discrepancy{{Serial: serial, What: loggedTwice, Node: "node-1", Logged: at}}, found)
+	require.Equal(w.t, []Discrepancy{{Serial: serial, What: audit.LoggedTwice, Node: "node-1", Logged: at}}, found)
 }
 
 // Also when the budget's further guesses are logged under the subject's other token.
@@ -216,5 +216,5 @@ func TestABudgetPutBackIsFoundUnderTheOtherToken(t *testing.T) {
 	found, err := w.CompareAudit(ctx, auditor)
 	require.NoError(t, err)
 	require.Len(t, found, 1)
-	require.Equal(t, Discrepancy{What: loggedTwice, Logged: 1, Stored: 1}, Discrepancy{What: found[0].What, Logged: found[0].Logged, Stored: found[0].Stored})
+	require.Equal(t, Discrepancy{What: audit.LoggedTwice, Logged: 1, Stored: 1}, Discrepancy{What: found[0].What, Logged: found[0].Logged, Stored: found[0].Stored})
 }

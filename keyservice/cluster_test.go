@@ -140,21 +140,21 @@ func TestLogsThatContradictEachOtherAreFound(t *testing.T) {
 			require.True(t, nodes[0].try(p, typed).Accepted)
 			nodes[0].attack([]store.Put{older})
 			require.True(t, nodes[1].try(p, typed).Accepted, "nothing in the rows can tell")
-		}, []string{loggedTwice}},
+		}, []string{audit.LoggedTwice}},
 		"the end of a log cut off": {func(nodes []*world, p *phone) {
 			require.True(t, nodes[1].try(p, p.password()).Accepted)
 			nodes[0].attack(nil, last(nodes[1]))
-		}, []string{notLogged}},
+		}, []string{audit.NotLogged}},
 		"a whole log removed": {func(nodes []*world, p *phone) {
 			require.True(t, nodes[1].try(p, p.password()).Accepted)
 			require.True(t, nodes[1].try(p, p.password()).Accepted)
 			nodes[0].attack(nil, last(nodes[1]), entryOf(nodes[1], 0))
-		}, []string{notLogged}},
+		}, []string{audit.NotLogged}},
 		"an entry moved to another log": {func(nodes []*world, p *phone) {
 			require.True(t, nodes[1].try(p, p.password()).Accepted)
 			row := nodes[1].row(last(nodes[1]))
 			nodes[0].attack([]store.Put{{Key: audit.EntryKey(audit.Position{Node: "node-3", Index: 0}), Value: row.Value}}, row.Key)
-		}, []string{entryChanged, notLogged}},
+		}, []string{entryChanged, audit.NotLogged}},
 		"rows that are no entries": {func(nodes []*world, _ *phone) {
 			nodes[0].attack([]store.Put{{Key: "a/", Value: []byte{1}}, {Key: "a/node-2/short", Value: []byte{1}}, {Key: "a/No!/12345678", Value: []byte{1}}})
 		}, []string{entryChanged, entryChanged, entryChanged}},

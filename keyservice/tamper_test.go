@@ -139,7 +139,7 @@ func TestTheAuditComparisonFindsOlderRowsPutBack(t *testing.T) {
 		require.Less(t, d.Stored, d.Logged)
 		what[d.What] = true
 	}
-	require.Equal(t, map[string]bool{"record revision": true, "next moving factor": true, "state sequence": true, "guess budget": true, loggedTwice: true}, what)
+	require.Equal(t, map[string]bool{"record revision": true, "next moving factor": true, "state sequence": true, "guess budget": true, audit.LoggedTwice: true}, what)
 	log := w.entries()
 	require.Equal(t, audit.Tampered, log[len(log)-2].Outcome, "and it is alarmed")
 

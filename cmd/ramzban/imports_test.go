@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"keyservice/store/storetest":        {"keyservice/store"},
 	"keyservice/store/transfer":         {"keyservice/store"},
 	"keyservice/audit":                  {"keyservice/store"},
+	"keyservice/audit/archive":          {"keyservice/audit", "keyservice/store"},
 	"keyservice":                        {"keyservice/audit", "keyservice/authz", "keyservice/otp", "keyservice/seed", "keyservice/store"},
 	"hsm/profile":                       {"keyservice/seed"},
 	"hsm":                               {"hsm/profile", "keyservice/seed"},

@@ -1,4 +1,4 @@
-package keyservice
+package audit
 
 import (
 	"math/rand/v2"
@@ -21,15 +21,15 @@ func TestSequencesFindEveryContradiction(t *testing.T) {
 				writes[i].watermark = writes[i-1].watermark + rapid.Uint64Range(0, 3).Draw(t, "step")
 			}
 		}
-		wrong := rapid.SampledFrom([]string{"", loggedTwice, notLogged, watermarkBack}).Draw(t, "wrong")
+		wrong := rapid.SampledFrom([]string{"", LoggedTwice, NotLogged, WatermarkBack}).Draw(t, "wrong")
 		at := rapid.IntRange(0, int(n)-1).Draw(t, "at")
 		want := wrong
 		switch {
-		case wrong == loggedTwice:
+		case wrong == LoggedTwice:
 			writes = append(writes, writes[at])
-		case wrong == notLogged:
+		case wrong == NotLogged:
 			writes = append(writes[:at], writes[at+1:]...)
-		case wrong == watermarkBack && at > 0:
+		case wrong == WatermarkBack && at > 0:
 			writes[at-1].watermark = writes[at].watermark + 1
 		default:
 			want = ""
@@ -37,16 +37,20 @@ func TestSequencesFindEveryContradiction(t *testing.T) {
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "order"), 0))
 		random.Shuffle(len(writes), func(i, j int) { writes[i], writes[j] = writes[j], writes[i] })
 		found := ""
-		var s sequences
+		var s Sequences
 		for _, w := range writes {
-			if what := s.add(oneWrite(w.number, w.watermark)); what != "" {
+			if what := s.Add(OneWrite(w.number, w.watermark, int64(w.number))); what != "" {
 				found = what
 			}
 		}
-		s.gaps(n, func(before, after uint64) {
-			require.Equal(t, []int{at, at + 2}, []int{int(before), int(after)})
-			found = notLogged
-		})
+		missing, until := uint64(at)+1, int64(at)+2
+		if missing == n {
+			until = 0
+		}
+		for _, g := range s.Gaps(n) {
+			require.Equal(t, Gap{missing, missing, int64(at), until}, g)
+			found = NotLogged
+		}
 		require.Equal(t, want, found)
 		if want == "" {
 			require.Len(t, s, 1, "memory does not grow with the writes")
