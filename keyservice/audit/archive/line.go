@@ -30,6 +30,7 @@ type line struct {
 	State      uint64        `json:"state,omitempty"`
 	Key        []byte        `json:"key,omitempty"`
 	Also       []part        `json:"also,omitempty"`
+	Tree       *tree         `json:"tree,omitempty"`
 }
 
 type part struct {
@@ -38,6 +39,11 @@ type part struct {
 	Revision   uint64 `json:"revision"`
 	Next       uint64 `json:"next"`
 	State      uint64 `json:"state"`
+}
+
+type tree struct {
+	Size uint64 `json:"size"`
+	Root []byte `json:"root"`
 }
 
 // readable makes the line of a leaf.
@@ -49,6 +55,9 @@ func readable(index uint64, leaf []byte, e audit.Entry) line {
 	}
 	for _, p := range e.Also {
 		l.Also = append(l.Also, part(p))
+	}
+	if e.Tree != nil {
+		l.Tree = &tree{e.Tree.Size, e.Tree.Root}
 	}
 	return l
 }
