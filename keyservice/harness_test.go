@@ -261,7 +261,7 @@ func (w *world) restart() {
 	maps.Copy(all, otherProfiles())
 	s, err := New(context.Background(), Config{
 		HSM: w.hsm, Store: w.store, Audit: w.logbook, Node: w.node, Profiles: all, Uses: []string{"second-pin", "login"}, Guess: limits, FailedSubjects: 1000,
-		Clock: w.now, Log: slog.New(slog.DiscardHandler),
+		Clock: w.now, Log: slog.New(slog.DiscardHandler), Persons: persons(),
 	})
 	require.NoError(w.t, err)
 	w.Service = s

@@ -1,6 +1,8 @@
 // Package keyservice is Ramzban's use cases: issue a token, hand out its codes, activate it on a phone, confirm it, verify
 // its passwords, have one sent by SMS, find it again when its clock went astray. Each use case authorises in its first
-// line and writes its audit entry in the commit that changes the state, so that no transport can go round either.
+// line and writes its audit entry in the commit that changes the state, so that no transport can go round either. What one
+// officer alone must not do (rotate a master key, change the officers …) is proposed, approved by another one, and carried
+// out by CarryOut; execute.go says how an action is put under dual control.
 //
 // It must not know HTTP, PKCS#11 or a storage engine: it declares what it needs of an HSM and takes a store.Store.
 package keyservice
@@ -30,7 +32,7 @@ type Observer interface {
 	Decided(action authz.Action, outcome audit.Outcome, reason string)
 }
 
-// Config is what a Service is made of. Every field is required but Observer.
+// Config is what a Service is made of. Every field is required but Persons and Observer.
 type Config struct {
 	HSM            HSM
 	Store          store.Store        // its Sequencer is Audit.Sequence
@@ -42,6 +44,7 @@ type Config struct {
 	Guess          GuessLimits        // for subjects that have no token of the use, and for codes without a serial
 	Clock          func() time.Time
 	Log            *slog.Logger
+	Persons        Persons  // whose signatures count for dual control; without it nothing can be proposed
 	Observer       Observer // may be nil
 }
 
@@ -56,6 +59,8 @@ type Service struct {
 	stalled   atomic.Bool                             // the last commit was not written: nothing is looked at before one is
 	scan      sync.Mutex                              // held by the one comparison that may run
 	leaseTerm time.Duration
+	approved  chan struct{} // see Approved
+	alarmed   sync.Map      // rows whose tampering was alarmed, by store.Require
 	head      atomic.Uint64 // what is committed from now on has this index in this node's log or a higher one
 }
 
@@ -97,8 +102,12 @@ func New(ctx context.Context, c Config) (*Service, error) {
 		return nil, fmt.Errorf("making the cache of subjects: %w", err)
 	}
 	s := &Service{Config: c, hostKey: key, sealed: sealed, subjects: subjects, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
+	s.approved = make(chan struct{}, 1)
 	if err := s.findHead(ctx); err != nil {
 		return nil, fmt.Errorf("finding the end of the audit log: %w", err)
+	}
+	if err := s.beginOfficers(ctx); err != nil {
+		return nil, fmt.Errorf("naming the first officers: %w", err)
 	}
 	return s, nil
 }

@@ -255,7 +255,7 @@ type AuditEntry struct {
 	Node       string    `json:"node" doc:"The deciding node, in whose log this is"`
 	Actor      string    `json:"actor" doc:"Who asked"`
 	Action     string    `json:"action" doc:"What was asked" example:"otp.verify"`
-	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered,resumed,repeated" doc:"How it ended; repeated: a retry got the answer of an earlier decision; an entry that was changed or removed in the database stands as tampered"`
+	Outcome    string    `json:"outcome" enum:"done,accepted,refused,denied,tampered,resumed,repeated,begun,failed" doc:"How it ended; repeated: a retry got the answer of an earlier decision; begun and failed: of what two officers agreed on; an entry that was changed or removed in the database stands as tampered"`
 	Reason     string    `json:"reason,omitempty" doc:"Why it was refused"`
 	Serial     string    `json:"serial,omitempty" doc:"The token, if one was named" example:"402519938466"`
 	Use        string    `json:"use,omitempty" doc:"The use a password was checked for"`
@@ -269,6 +269,11 @@ type AuditEntry struct {
 
 	Also []AuditPart `json:"also,omitempty" doc:"Further tokens of the same decision"`
 	Tree *AuditTree  `json:"tree,omitempty" doc:"Of a checkpoint's entry: what was signed; of one that tells of a changed log: the tree before the entry that is wrong"`
+
+	Proposal    string `json:"proposal,omitempty" doc:"The officers' proposal that it belongs to" example:"5d0f6f3c1b7e49a2b8a1c2d3e4f50617"`
+	Document    string `json:"document,omitempty" doc:"An officer's proposal or approval, exactly as it was signed"`
+	Signature   []byte `json:"signature,omitempty" doc:"Base64 of the document's detached signature"`
+	Certificate []byte `json:"certificate,omitempty" doc:"Base64 of the signer's certificate (DER), those of intermediate authorities after it"`
 }
 
 // AuditTree is a Merkle tree over the first entries of a log.

@@ -23,6 +23,8 @@ const (
 	Tampered Outcome = "tampered" // a stored row does not carry its seal
 	Resumed  Outcome = "resumed"  // the store can write again after a failure
 	Repeated Outcome = "repeated" // a retry got the answer of an earlier decision; Reason is that decision's
+	Begun    Outcome = "begun"    // intent: what two officers agreed on is being carried out from now on
+	Failed   Outcome = "failed"   // … and was not; Reason says why
 )
 
 // Entry is one decision: who asked for what, and what came of it. Its index is given when it is committed. On disk it is
@@ -46,6 +48,11 @@ type Entry struct {
 	Key        []byte  `cbor:"15,keyasint,omitempty"` // of the idempotency row: day, and keyed digest of caller, action and idempotency key; a repeat has that of the first
 	Also       []Part  `cbor:"16,keyasint,omitempty"` // further tokens of the same decision
 	Tree       *Head   `cbor:"17,keyasint,omitempty"` // of this node's log: what a checkpoint says, or of the entries before the one that is wrong
+
+	Proposal    string `cbor:"18,keyasint,omitempty"` // id of the officers' proposal that this belongs to
+	Document    []byte `cbor:"19,keyasint,omitempty"` // an officer's proposal or approval: the bytes that were signed …
+	Signature   []byte `cbor:"20,keyasint,omitempty"` // … detached, by the key of …
+	Certificate []byte `cbor:"21,keyasint,omitempty"` // … this certificate: DER, those of intermediate authorities after it
 }
 
 // Head is a Merkle tree over the first Size entries of a log.

@@ -59,6 +59,10 @@ const (
 	ReadAudit       Action = "audit.read"
 	CompareAudit    Action = "audit.compare"
 	ReadMetrics     Action = "metrics.read"
+	MakeProposal    Action = "proposal.make"
+	ApproveProposal Action = "proposal.approve"
+	EndProposal     Action = "proposal.withdraw"
+	ReadProposals   Action = "proposal.read"
 )
 
 var grants = map[Role][]Action{
@@ -67,7 +71,7 @@ var grants = map[Role][]Action{
 	Activator: {ActivateToken, ConfirmToken, RemoveToken, ResyncToken, ReadImportKey},
 	Courier:   {CollectCode},
 	Verifier:  {VerifyOTP, AskChallenge},
-	Officer:   {},
+	Officer:   {MakeProposal, ApproveProposal, EndProposal, ReadProposals},
 	Auditor:   {ReadAudit, CompareAudit},
 	Operator:  {ReadMetrics},
 }
@@ -93,7 +97,10 @@ func Check(c Caller, a Action) error {
 
 // Directory maps a certificate's name (URI SAN, else CN) to a caller. Several certificates may name the same caller: a
 // renewed certificate is the same person.
-type Directory struct{ callers map[string]Caller }
+type Directory struct {
+	callers map[string]Caller // by certificate name
+	named   map[string]Caller
+}
 
 // Client is one line of the directory as configured.
 type Client struct {
@@ -104,13 +111,12 @@ type Client struct {
 
 // NewDirectory checks the clients: names and certificate names unique and not empty, roles known.
 func NewDirectory(clients []Client) (*Directory, error) {
-	d := &Directory{callers: map[string]Caller{}}
-	seen := map[string]bool{}
+	d := &Directory{callers: map[string]Caller{}, named: map[string]Caller{}}
 	for _, c := range clients {
-		if c.Name == "" || seen[c.Name] {
+		if _, seen := d.named[c.Name]; seen || c.Name == "" {
 			return nil, fmt.Errorf("client name %q is empty or given twice", c.Name)
 		}
-		seen[c.Name] = true
+		d.named[c.Name] = Caller{Name: c.Name, Roles: slices.Clone(c.Roles)}
 		if err := d.add(c); err != nil {
 			return nil, err
 		}
@@ -139,5 +145,11 @@ func (d *Directory) add(c Client) error {
 // Lookup returns the caller of a certificate name; false if it is nobody's.
 func (d *Directory) Lookup(certificate string) (Caller, bool) {
 	c, ok := d.callers[certificate]
+	return c, ok
+}
+
+// Named returns the caller of this name; false if there is none.
+func (d *Directory) Named(name string) (Caller, bool) {
+	c, ok := d.named[name]
 	return c, ok
 }

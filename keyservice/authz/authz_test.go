@@ -13,6 +13,7 @@ func TestTheWholeMatrix(t *testing.T) {
 		CollectCode: {Courier}, ActivateToken: {Activator}, ConfirmToken: {Activator}, VerifyOTP: {Verifier},
 		SetUses: {Issuer}, SetPIN: {Issuer}, SetMobile: {Issuer}, RemoveToken: {Activator}, UnlockToken: {Issuer}, EndSubject: {Issuer}, ResyncToken: {Activator}, ReadImportKey: {Activator},
 		AskChallenge: {Verifier}, ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator},
+		MakeProposal: {Officer}, ApproveProposal: {Officer}, EndProposal: {Officer}, ReadProposals: {Officer},
 	}
 	granted := 0
 	for _, actions := range grants {
@@ -66,6 +67,11 @@ func TestDirectory(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, "branch", c.Name, "a renewed certificate is the same client")
 	}
+	c, ok := d.Named("core")
+	require.True(t, ok)
+	require.Equal(t, []Role{Verifier}, c.Roles)
+	_, ok = d.Named("spiffe://bank/branch")
+	require.False(t, ok)
 	for _, certificate := range []string{"", "Branch", "branch ", "issuer"} {
 		_, ok := d.Lookup(certificate)
 		require.False(t, ok, "%q", certificate)

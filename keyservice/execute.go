@@ -1,0 +1,275 @@
+package keyservice
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/authz/approval"
+	"ramzban/keyservice/store"
+)
+
+// What two officers agreed on is carried out by one node, under a lease, one proposal at a time. No other way leads to what
+// stands here: no use case calls an executor.
+//
+// To put an action under dual control, write its check and its run and add both to executors. Its parameters are a struct
+// with JSON names, read with approval.Proposal.Into.
+//
+//   - check says what is wrong with the parameters, as things are now. It is asked when a proposal is made and again before
+//     it is carried out, and changes nothing.
+//   - run does it. It may make steps durable on the way (execution.commit), and returns the last decision, which is
+//     committed together with the fact that the proposal is done: an action of one decision happens exactly once. Its entry
+//     needs no outcome. A refusal ends the proposal as failed, for ever. An error is logged, and run is called again within
+//     a minute, by this node or another one, as it is after a crash: so whatever run did before must do no harm when it is
+//     done again. Before the first call an entry says what is begun, after the last one what came of it.
+//
+// What takes longer than some minutes should be a job of its own, with a lease and a row for its progress, that run only
+// begins: the next proposal waits until run returns.
+
+// executor is how one action is carried out.
+type executor struct {
+	check func(ctx context.Context, p approval.Proposal) (*Error, error)
+	run   func(ctx context.Context, x *execution) (decision, *Error, error)
+}
+
+// executors are all actions under dual control, by name. A restore has no service to run on: `ramzban restore` looks at its
+// documents itself.
+func (s *Service) executors() map[string]executor {
+	return map[string]executor{
+		ActionOfficers: {check: s.checkOfficersChange, run: s.changeOfficers},
+	}
+}
+
+const proposalsJob = "proposals"
+
+// execution is one approved proposal being carried out by this node.
+type execution struct {
+	ID       string
+	Proposal approval.Proposal
+	service  *Service
+	lease    *lease
+}
+
+// commit makes a step durable under the lease. step decides it, from the store as it is then, and is called again when
+// another decision came first. Its entry gets the action and the proposal's id, and outcome done if it has none.
+func (x *execution) commit(ctx context.Context, step func() (decision, error)) error {
+	for range maxConflicts {
+		d, err := step()
+		if err != nil {
+			return err
+		}
+		if err = x.commitOnce(ctx, d); !errors.Is(err, errLeaseLost) {
+			return err
+		}
+		if err = x.hold(ctx); err != nil {
+			return err
+		}
+	}
+	return &Error{Code: CodeBusy, Detail: "too many changes at once"}
+}
+
+func (x *execution) commitOnce(ctx context.Context, d decision) error {
+	d.entry.Proposal, d.entry.Outcome = x.ID, cmp.Or(d.entry.Outcome, audit.Done)
+	return x.service.commitUnder(ctx, *x.lease, authz.Action(x.Proposal.Action), d)
+}
+
+// hold renews the lease: work that takes long without a commit must do so every half leaseTerm. errLeaseHeld: another node
+// goes on with it.
+func (x *execution) hold(ctx context.Context) (err error) {
+	*x.lease, err = x.service.lease(ctx, proposalsJob)
+	return err
+}
+
+// Approved is sent to when a proposal was approved at this node, so that it need not wait for the next time that CarryOut
+// is called anyhow.
+func (s *Service) Approved() <-chan struct{} { return s.approved }
+
+func (s *Service) wake() {
+	select {
+	case s.approved <- struct{}{}:
+	default: // it was told already
+	}
+}
+
+// CarryOut carries out what was approved, and goes on with what a node began and did not end; it returns how many proposals
+// came to their end. On several nodes, the one that holds the lease does it. It may be ended at any moment.
+func (s *Service) CarryOut(ctx context.Context) (int, error) {
+	due, err := s.due(ctx)
+	if err != nil || len(due) == 0 {
+		return 0, err
+	}
+	l, err := s.lease(ctx, proposalsJob)
+	if errors.Is(err, errLeaseHeld) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, s.failed(ctx, itself, carryOut, "", err)
+	}
+	ended := 0
+	var errs []error
+	for _, p := range due {
+		err := s.carryOut(ctx, &execution{ID: p.id, Proposal: p.document, service: s, lease: &l})
+		switch {
+		case errors.Is(err, errLeaseHeld):
+			return ended, errors.Join(errs...) // it goes on there
+		case err != nil:
+			errs = append(errs, s.failed(ctx, itself, carryOut, "", err))
+		default:
+			ended++
+		}
+	}
+	return ended, errors.Join(errs...)
+}
+
+const carryOut authz.Action = "proposal.run"
+
+// due finds what is to be carried out, in the order of the approvals. A row that was tampered with is alarmed once, and the
+// others go on.
+func (s *Service) due(ctx context.Context) (due []storedProposal, err error) {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	defer snap.Close()
+	err = snap.Scan(ctx, proposalRows, proposalRows, func(it store.Item) error {
+		p, err := s.openProposal(it)
+		if err != nil {
+			return s.alarmOnce(ctx, it, err)
+		}
+		if p.State == ProposalApproved || p.State == ProposalRunning {
+			due = append(due, p)
+		}
+		return nil
+	})
+	slices.SortFunc(due, func(a, b storedProposal) int {
+		return cmp.Or(cmp.Compare(a.ApprovedAt, b.ApprovedAt), strings.Compare(a.id, b.id))
+	})
+	return due, storeErrorOf(err)
+}
+
+// alarmOnce alarms a row that fails its check, and lets others be looked at.
+func (s *Service) alarmOnce(ctx context.Context, it store.Item, err error) error {
+	var tam *tampered
+	if !errors.As(err, &tam) {
+		return err
+	}
+	if _, told := s.alarmed.LoadOrStore(store.Require{Key: it.Key, Version: it.Version}, true); told {
+		return nil
+	}
+	if err := s.failed(ctx, itself, carryOut, "", err); CodeOf(err) != CodeTampered {
+		return err
+	}
+	return nil
+}
+
+// carryOut brings one proposal to its end. When something else came first, it looks again.
+func (s *Service) carryOut(ctx context.Context, x *execution) error {
+	for range maxConflicts {
+		ended, err := s.advance(ctx, x)
+		if errors.Is(err, errLeaseLost) {
+			if err = x.hold(ctx); err == nil {
+				continue
+			}
+		}
+		if err != nil || ended {
+			return err
+		}
+	}
+	return &Error{Code: CodeBusy, Detail: "too many changes at once"}
+}
+
+// advance takes a proposal one step further: it is begun, or run to its end.
+func (s *Service) advance(ctx context.Context, x *execution) (ended bool, err error) {
+	p, now, refusal, err := s.proposalNow(ctx, x.ID)
+	if err != nil {
+		return false, err
+	}
+	if refusal != nil || p.State != ProposalApproved && p.State != ProposalRunning {
+		return true, nil // another node was faster
+	}
+	if p.State == ProposalApproved {
+		return s.begin(ctx, x, p, now)
+	}
+	if refusal = s.wasApproved(p); refusal != nil {
+		return true, s.conclude(ctx, x, p, decision{}, refusal)
+	}
+	d, refusal, err := s.executors()[p.document.Action].run(ctx, x)
+	if err != nil {
+		return false, err
+	}
+	return true, s.conclude(ctx, x, p, d, refusal)
+}
+
+// begin looks once more whether two officers want it, and whether it can be done, and writes down that it is begun.
+func (s *Service) begin(ctx context.Context, x *execution, p storedProposal, now time.Time) (ended bool, err error) {
+	o, officersNow, err := s.loadOfficers(ctx)
+	if err != nil {
+		return false, err
+	}
+	if _, _, err := s.verifier().Approved(p.Signed, *p.Approval, s.rules(o, now)); err != nil {
+		return true, s.conclude(ctx, x, p, decision{}, paperwork(err))
+	}
+	e, known := s.executors()[p.document.Action]
+	if !known {
+		return true, s.conclude(ctx, x, p, decision{}, &Error{Code: CodeDocumentInvalid, Detail: "this version knows no such action"})
+	}
+	refusal, err := e.check(ctx, p.document)
+	if err != nil {
+		return false, err
+	}
+	if refusal != nil {
+		return true, s.conclude(ctx, x, p, decision{}, refusal)
+	}
+	p.State = ProposalRunning
+	row, sequence, err := s.writeProposal(p)
+	if err != nil {
+		return false, err
+	}
+	return false, x.commitOnce(ctx, decision{
+		change: store.Change{Require: []store.Require{p.require, officersNow}, Put: []store.Put{row}},
+		entry:  audit.Entry{Outcome: audit.Begun, State: sequence},
+	})
+}
+
+// wasApproved looks again at the signatures of what was begun: a row alone starts nothing.
+func (s *Service) wasApproved(p storedProposal) *Error {
+	if p.Approval == nil || s.executors()[p.document.Action].run == nil {
+		return &Error{Code: CodeDocumentInvalid, Detail: "there is no approval of an action that this version knows"}
+	}
+	rules := approval.Rules{
+		Installation: s.installation(), Officers: []string{p.document.Proposer, p.Approver}, At: time.UnixMilli(p.ApprovedAt),
+	}
+	v := s.verifier()
+	v.Revoked = nil // it was looked at before it was begun
+	if _, _, err := v.Approved(p.Signed, *p.Approval, rules); err != nil {
+		return paperwork(err)
+	}
+	return nil
+}
+
+// conclude writes down what came of a proposal, together with the last decision.
+func (s *Service) conclude(ctx context.Context, x *execution, p storedProposal, d decision, refusal *Error) error {
+	now, err := s.latest(ctx)
+	if err != nil {
+		return err
+	}
+	p.State, p.EndedAt, p.Result = ProposalDone, now.UnixMilli(), d.entry.Reason
+	d.entry.Outcome = audit.Done
+	if refusal != nil {
+		p.State, p.Result = ProposalFailed, refusal.Detail
+		d = decision{entry: audit.Entry{Outcome: audit.Failed, Reason: string(refusal.Code)}}
+		s.Log.WarnContext(ctx, "what two officers agreed on was not carried out", "proposal", p.id, "action", p.document.Action, "reason", refusal.Detail, "error", refusal.Err)
+	}
+	row, sequence, err := s.writeProposal(p)
+	if err != nil {
+		return err
+	}
+	d.change.Require, d.change.Put = append(d.change.Require, p.require), append(d.change.Put, row)
+	d.entry.State = sequence
+	return x.commitOnce(ctx, d)
+}
