@@ -113,9 +113,7 @@ func openBank(t testing.TB) *bank {
 	require.NoError(t, err)
 	log := &logBuffer{}
 	b := &bank{now: &clock{now: time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)}}
-	stateKey, err := module.StateKey(t.Context(), seed.KeyRef{Label: "seal", Version: 1})
-	require.NoError(t, err)
-	entries := audit.NewLog(stateKey, "node-1")
+	entries := audit.NewLog("node-1")
 	b.db, err = badgerstore.Open(badgerstore.Options{Dir: t.TempDir(), Node: "node-1", Clock: b.now.time, Sequencer: entries.Sequence, Log: debugLog(log)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.db.Close()) })

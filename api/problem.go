@@ -83,6 +83,8 @@ var meanings = map[string]meaning{
 	string(keyservice.CodeChallengesPending):   {429, "Too many pending challenges", "wait as long as Retry-After says, or use the code that was sent", 0},
 	string(keyservice.CodeActivationThrottled): {429, "Too many wrong activation codes", "wait as long as Retry-After says, or activate by serial: too many wrong codes came for this subject", 0},
 	string(keyservice.CodeTooManySubjects):     {429, "Too many subjects", "wait as long as Retry-After says: this client failed for too many different subjects within the hour", 0},
+	string(keyservice.CodeKeyRetired):          {409, "Master key retired", "tell the security team: what is stored names a master key that was retired before this was moved to its successor", 0},
+	string(keyservice.CodeKeyDestroyed):        {409, "Master key destroyed", "tell the security team, and issue a new token: what is stored cannot be read any more", 0},
 	string(keyservice.CodeHSMUnavailable):      {503, "HSM unavailable", "try again after Retry-After; if it lasts, tell the operator: nothing was decided", 5 * time.Second},
 	string(keyservice.CodeStorageUnavailable):  {503, "Storage unavailable", "try again after Retry-After; if it lasts, tell the operator: nothing was decided", 5 * time.Second},
 	string(keyservice.CodeStorageFull):         {503, "Storage full", "tell the operator: the database's disk is nearly full, and nothing can be decided until there is space", 60 * time.Second},

@@ -159,7 +159,7 @@ func (s *Service) saveChallenge(t token, made challenge, now time.Time) (decisio
 // transactionDigest tells a challenge's transaction from others. It is keyed by the host: nobody can search payees with it.
 func (s *Service) transactionDigest(id string, t otp.Transaction) []byte {
 	digest := t.Digest()
-	return s.sum(slices.Concat([]byte("ramzban/challenge-transaction/1\x00"+id+"\x00"), digest[:]))
+	return s.ring.Load().digest(slices.Concat([]byte("ramzban/challenge-transaction/1\x00"+id+"\x00"), digest[:]))
 }
 
 // expire forgets the challenges that can no longer be answered.

@@ -139,7 +139,8 @@ func TestASubjectsTokensMayChangeMeanwhile(t *testing.T) {
 			return nil
 		}
 		replaced = true
-		other := &Service{Config: w.Config, hostKey: w.hostKey, sealed: w.sealed} // another node: it has locks of its own
+		other := &Service{Config: w.Config, sealed: w.sealed} // another node: it has locks of its own
+		other.ring.Store(w.ring.Load())
 		_, err := other.Deactivate(context.Background(), branch, first.Serial)
 		require.NoError(t, err)
 		second = w.issued(card(1), "offline-60")

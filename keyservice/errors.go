@@ -58,6 +58,8 @@ const (
 	CodeSignatureInvalid    Code = "signature_invalid"
 	CodeDocumentInvalid     Code = "document_invalid"
 	CodeTampered            Code = "record_tampered"
+	CodeKeyRetired          Code = "key_retired"
+	CodeKeyDestroyed        Code = "key_destroyed"
 	CodeHSMUnavailable      Code = "hsm_unavailable"
 	CodeStorageUnavailable  Code = "storage_unavailable"
 	CodeStorageFull         Code = "storage_full"

@@ -243,9 +243,8 @@ func (w *world) begin() {
 
 // start starts the service on what is stored.
 func (w *world) start() {
-	key, err := w.hsm.StateKey(context.Background(), seed.KeyRef{Label: "seal", Version: 1})
-	require.NoError(w.t, err)
-	w.logbook = audit.NewLog(key, w.node)
+	w.logbook = audit.NewLog(w.node)
+	var err error
 	w.db, err = w.open()
 	require.NoError(w.t, err)
 	w.store = &faultyStore{Store: w.db}

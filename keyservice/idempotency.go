@@ -127,7 +127,7 @@ func (s *Service) idempotent(c authz.Caller, a authz.Action, o once) (*idempoten
 	if err != nil {
 		return nil, err
 	}
-	return &idempotent{Service: s, once: o, says: says, id: s.sum(id)}, nil
+	return &idempotent{Service: s, once: o, says: says, id: s.ring.Load().digest(id)}, nil
 }
 
 // attempt answers from the row if there is one, and decides and adds the row otherwise.

@@ -44,6 +44,7 @@ type lease struct {
 	job   string
 	row   leased
 	token store.Require // the row as this node wrote it
+	ring  *keyring      // that it was taken under
 }
 
 // until is when the lease ends by the store's clock.
@@ -61,6 +62,9 @@ func (s *Service) lease(ctx context.Context, job string) (lease, error) {
 		return lease{}, storeError(err)
 	}
 	l := lease{job: job}
+	if l.ring, err = s.ringOf(ctx, items[0]); err != nil {
+		return lease{}, err
+	}
 	if items[0].Version != 0 {
 		if l.row, err = unmac[leased](s, items[0], leaseRow); err != nil {
 			return lease{}, err
@@ -80,6 +84,7 @@ func (s *Service) writeLease(ctx context.Context, l lease, before store.Item) (l
 		return lease{}, err
 	}
 	d := decision{
+		ring:   l.ring,
 		change: store.Change{Require: requireItems([]store.Item{before}), Put: []store.Put{row}},
 		entry:  audit.Entry{Outcome: audit.Done, Reason: l.job},
 	}
@@ -106,6 +111,9 @@ func (s *Service) writeLease(ctx context.Context, l lease, before store.Item) (l
 func (s *Service) commitUnder(ctx context.Context, l lease, a authz.Action, d decision) error {
 	if l.job == "" {
 		return errLeaseLost
+	}
+	if d.ring == nil {
+		d.ring = l.ring
 	}
 	d.change.Require = append(d.change.Require, l.token)
 	d.change.Until = l.until()

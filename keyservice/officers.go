@@ -2,10 +2,7 @@ package keyservice
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -89,6 +86,7 @@ func (s *Service) beginOfficers(ctx context.Context) error {
 
 // firstOfficers decides who the first officers are; it puts no row where there is one, or none are configured.
 func (s *Service) firstOfficers(ctx context.Context) (decision, error) {
+	ring := s.ring.Load()
 	_, require, err := s.loadOfficers(ctx)
 	if err != nil || require.Version != 0 || len(s.Persons.Officers) == 0 {
 		return decision{}, err
@@ -106,6 +104,7 @@ func (s *Service) firstOfficers(ctx context.Context) (decision, error) {
 	}
 	row, err := s.mac(officersKey, officers{Schema: schema, Revision: 1, Names: names})
 	return decision{
+		ring:   ring,
 		change: store.Change{Require: []store.Require{require}, Put: []store.Put{row}},
 		entry:  audit.Entry{Outcome: audit.Done, Reason: strings.Join(names, ", "), Revision: 1},
 	}, err
@@ -236,8 +235,4 @@ func (s *Service) changeOfficers(ctx context.Context, x *execution) (decision, *
 }
 
 // installation names this installation in officers' documents, so that what was signed for another one counts for nothing.
-func (s *Service) installation() string {
-	m := hmac.New(sha256.New, s.hostKey)
-	m.Write([]byte("ramzban/installation/1\x00"))
-	return hex.EncodeToString(m.Sum(nil)[:8])
-}
+func (s *Service) installation() string { return s.ring.Load().Installation }

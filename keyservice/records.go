@@ -47,6 +47,37 @@ type record struct {
 	Maker     *makerRecord    `cbor:"22,keyasint,omitempty"` // of hardware tokens, from activation on
 }
 
+// keys are the versions of master keys without which something of the record could not be read any more. Its seal's is not
+// among them: it is made anew with every change. Nor is that which the seed was derived with: it is wrapped under another.
+func (r record) keys() (keys []seed.KeyRef) {
+	keys = append(keys, r.Subject.Key, r.LastFour.Key)
+	if r.Seed != nil {
+		keys = append(keys, r.Seed.Key)
+	}
+	if r.Code != nil {
+		keys = append(keys, r.Code.Key)
+	}
+	for _, e := range []*seed.Encrypted{r.Mobile, r.PIN} {
+		if e != nil {
+			keys = append(keys, e.Key)
+		}
+	}
+	return keys
+}
+
+// keys are the same of the state; that of its MAC is not among them.
+func (st state) keys() (keys []seed.KeyRef) {
+	for _, ch := range st.Challenges {
+		if ch.Transaction != nil {
+			keys = append(keys, ch.Transaction.Key)
+		}
+	}
+	if st.Answered != nil && st.Answered.Transaction != nil {
+		keys = append(keys, st.Answered.Transaction.Key)
+	}
+	return keys
+}
+
 // kind of passwords the token makes; a subject has at most one live token per class and kind.
 func (r record) kind() string { return kindOf(r.Channel) }
 

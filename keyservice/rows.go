@@ -42,6 +42,7 @@ type envelope struct {
 	Body []byte      `cbor:"1,keyasint"`
 	Seal *seed.MACed `cbor:"2,keyasint,omitempty"`
 	MAC  []byte      `cbor:"3,keyasint,omitempty"`
+	By   uint32      `cbor:"4,keyasint,omitempty"` // version of the seal key that makes the MAC's key
 }
 
 // bind is what seals and MACs are made over: the body together with the key it is stored under.
@@ -52,6 +53,9 @@ func bind(key store.Key, body []byte) ([]byte, error) {
 // seal makes the row of a token record.
 func (s *Service) seal(ctx context.Context, r record) (store.Put, error) {
 	key := recordKey(r.Serial)
+	if err := s.ring.Load().allWritable(r.keys()); err != nil {
+		return store.Put{}, err
+	}
 	r.Schema = schema
 	body, bound, err := encodeBody(key, r)
 	if err != nil {
@@ -96,8 +100,11 @@ func (s *Service) unseal(ctx context.Context, it store.Item, remember bool) (rec
 
 func (s *Service) checkSeal(ctx context.Context, bound []byte, sealed seed.MACed) error {
 	err := s.HSM.CheckSeal(ctx, sealPurpose, bound, sealed)
-	if errors.Is(err, seed.ErrBadSeal) || errors.Is(err, seed.ErrKeyNotFound) {
+	if errors.Is(err, seed.ErrBadSeal) {
 		return &tampered{what: "token record", err: err}
+	}
+	if errors.Is(err, seed.ErrKeyNotFound) {
+		return &tampered{what: "token record", err: &unknownKey{sealed.Key}}
 	}
 	return err
 }
@@ -108,7 +115,8 @@ func (s *Service) mac(key store.Key, body any) (store.Put, error) {
 	if err != nil {
 		return store.Put{}, err
 	}
-	value, err := store.Encode(envelope{Body: encoded, MAC: s.sum(bound)})
+	k := s.ring.Load()
+	value, err := store.Encode(envelope{Body: encoded, MAC: sum(k.state[k.sealing], bound), By: k.sealing})
 	return store.Put{Key: key, Value: value}, err
 }
 
@@ -126,7 +134,11 @@ func unmac[T any](s *Service, it store.Item, what string) (T, error) {
 	if err != nil {
 		return none, err
 	}
-	if !hmac.Equal(s.sum(bound), e.MAC) {
+	by, err := s.stateKey(e.By)
+	if err != nil {
+		return none, &tampered{what: what, err: err}
+	}
+	if !hmac.Equal(sum(by, bound), e.MAC) {
 		return none, &tampered{what: what, err: errors.New("the MAC is wrong")}
 	}
 	body, err := store.Decode[T](e.Body)
@@ -136,10 +148,13 @@ func unmac[T any](s *Service, it store.Item, what string) (T, error) {
 	return body, nil
 }
 
-func (s *Service) sum(bound []byte) []byte {
-	m := hmac.New(sha256.New, s.hostKey)
-	m.Write(bound)
-	return m.Sum(nil)
+// stateKey returns the key of the state MAC that one version of the seal key makes.
+func (s *Service) stateKey(version uint32) ([]byte, error) {
+	key, known := s.ring.Load().state[version]
+	if !known {
+		return nil, &unknownKey{seed.KeyRef{Label: sealLabel, Version: version}}
+	}
+	return key, nil
 }
 
 func encodeBody(key store.Key, v any) (body, bound []byte, err error) {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,7 @@ type Observer interface {
 type Config struct {
 	HSM            HSM
 	Store          store.Store        // its Sequencer is Audit.Sequence
-	Audit          *audit.Log         // made from the HSM's state key
+	Audit          *audit.Log         // gets its key from the key ring
 	Node           string             // this node's name in audit entries; that of Audit's log
 	Profiles       map[string]Profile // by name
 	Uses           []string           // the uses a token may be connected to
@@ -51,7 +52,8 @@ type Config struct {
 // Service carries out the use cases. It is safe for concurrent use.
 type Service struct {
 	Config
-	hostKey   []byte // MACs the state rows; held by the host
+	ring      atomic.Pointer[keyring] // that decisions are taken under now
+	reloading sync.Mutex              // held while the ring is loaded again
 	locks     serialLocks
 	failing   failingSubjects
 	sealed    *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
@@ -71,7 +73,7 @@ const checkedSeals = 1 << 16
 // maxConflicts is how often a decision is taken anew after another one came first. Locks make conflicts rare.
 const maxConflicts = 16
 
-// New checks the configuration, fetches the state key from the HSM and finds the end of the audit log.
+// New checks the configuration, opens the key ring and finds the end of the audit log.
 func New(ctx context.Context, c Config) (*Service, error) {
 	if c.HSM == nil || c.Store == nil || c.Audit == nil || c.Clock == nil || c.Log == nil || c.Node == "" || len(c.Uses) == 0 || c.FailedSubjects < 1 {
 		return nil, errors.New("keyservice: HSM, Store, Audit, Clock, Log, Node, Uses and FailedSubjects are required")
@@ -89,10 +91,6 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err := c.Guess.Validate(); err != nil {
 		return nil, fmt.Errorf("guess limits: %w", err)
 	}
-	key, err := c.HSM.StateKey(ctx, seed.KeyRef{Label: "seal", Version: 1})
-	if err != nil {
-		return nil, fmt.Errorf("fetching the state key: %w", err)
-	}
 	sealed, err := lru.New[[sha256.Size]byte, struct{}](checkedSeals)
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
@@ -101,8 +99,11 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of subjects: %w", err)
 	}
-	s := &Service{Config: c, hostKey: key, sealed: sealed, subjects: subjects, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
+	s := &Service{Config: c, sealed: sealed, subjects: subjects, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
 	s.approved = make(chan struct{}, 1)
+	if err := s.openRing(ctx); err != nil {
+		return nil, fmt.Errorf("opening the key ring: %w", err)
+	}
 	if err := s.findHead(ctx); err != nil {
 		return nil, fmt.Errorf("finding the end of the audit log: %w", err)
 	}
@@ -131,6 +132,7 @@ func (s *Service) position(index uint64) audit.Position {
 
 // decision is what one use case wants to become durable: rows, and the entry that says why.
 type decision struct {
+	ring    *keyring // that the rows were made under; nil: whichever is in use, which only a decision without rows may leave open
 	change  store.Change
 	entry   audit.Entry
 	refusal *Error // answered after the entry is durable; nil if the request was carried out
@@ -166,10 +168,17 @@ func (s *Service) decide(ctx context.Context, c authz.Caller, a authz.Action, se
 		return 0, err
 	}
 	for range maxConflicts {
+		ring := s.ring.Load()
 		d, err := fn()
 		if err != nil {
+			if later, lerr := s.later(ctx, ring, err); later && lerr == nil {
+				continue
+			} else if lerr != nil {
+				err = lerr
+			}
 			return 0, s.failed(ctx, c, a, serial, err)
 		}
+		d.ring = ring
 		if d.entry.Serial == "" {
 			d.entry.Serial = serial
 		}
@@ -195,8 +204,7 @@ func (s *Service) commit(ctx context.Context, c authz.Caller, a authz.Action, d 
 		return 0, &Error{Code: CodeInternal, Detail: "the decision could not be logged, so it was not taken", Err: err}
 	}
 	d.change.Entry = body
-	index, err := s.Store.Commit(ctx, d.change)
-	s.stalled.Store(errors.Is(err, store.ErrFailed))
+	index, err := s.commitChange(ctx, d)
 	if errors.Is(err, store.ErrConflict) {
 		return 0, err
 	}
@@ -210,6 +218,36 @@ func (s *Service) commit(ctx context.Context, c authz.Caller, a authz.Action, d 
 	return index, nil
 }
 
+// commitChange hands a change to the store, on condition that the key ring is still the one it was made under. Where it
+// is not, the one in use is loaded.
+func (s *Service) commitChange(ctx context.Context, d decision) (index uint64, err error) {
+	free := d.ring == nil
+	if free && len(d.change.Put) > 0 {
+		return 0, fmt.Errorf("%w: its rows were made under no key ring", store.ErrFailed)
+	}
+	if free {
+		d.ring = s.ring.Load()
+	}
+	required := slices.Clip(d.change.Require)
+	for range maxConflicts {
+		d.change.Require = append(required, d.ring.require())
+		index, err = s.Store.Commit(ctx, d.change)
+		s.stalled.Store(errors.Is(err, store.ErrFailed))
+		if !errors.Is(err, store.ErrConflict) || d.ring.version == 0 {
+			return index, err
+		}
+		now, lerr := s.refreshRing(ctx, d.ring)
+		if lerr != nil {
+			return 0, lerr
+		}
+		if !free || now == d.ring {
+			return 0, err
+		}
+		d.ring = now
+	}
+	return 0, err
+}
+
 // probe makes sure, once a commit has failed, that the store can write again before anything is looked at: what cannot be
 // counted must not be evaluated, or a full disk would make guesses free.
 func (s *Service) probe(ctx context.Context, c authz.Caller, a authz.Action) error {
@@ -220,21 +258,27 @@ func (s *Service) probe(ctx context.Context, c authz.Caller, a authz.Action) err
 	return err
 }
 
-// failed turns what stopped a use case into its answer. A tampered row is written to the log first.
+// failed turns what stopped a use case into its answer. A tampered row, and one whose key was destroyed, is written to the
+// log first.
 func (s *Service) failed(ctx context.Context, c authz.Caller, a authz.Action, serial string, err error) error {
 	var t *tampered
-	if !errors.As(err, &t) {
-		return hsmError(err)
-	}
-	if t.serial != "" {
+	if errors.As(err, &t) && t.serial != "" {
 		serial = t.serial
 	}
-	s.Log.ErrorContext(ctx, "a stored row does not carry its seal", "row", t.what, "serial", serial, "request_id", RequestID(ctx))
-	d := decision{entry: audit.Entry{Outcome: audit.Tampered, Reason: t.what, Serial: serial}}
+	explained := s.explainKey(err)
+	d := decision{entry: audit.Entry{Outcome: audit.Refused, Reason: string(CodeOf(explained)), Serial: serial}}
+	if CodeOf(explained) != CodeKeyDestroyed {
+		if explained != err || t == nil {
+			return hsmError(explained)
+		}
+		s.Log.ErrorContext(ctx, "a stored row does not carry its seal", "row", t.what, "serial", serial, "request_id", RequestID(ctx))
+		d.entry.Outcome, d.entry.Reason = audit.Tampered, t.what
+		explained = &Error{Code: CodeTampered, Detail: "this token's stored data was changed outside the service; it is refused until the bank has looked into it", Err: err}
+	}
 	if _, cerr := s.commit(ctx, c, a, d); cerr != nil {
 		return cerr
 	}
-	return &Error{Code: CodeTampered, Detail: "this token's stored data was changed outside the service; it is refused until the bank has looked into it", Err: err}
+	return explained
 }
 
 // storeError names what the store could not do.

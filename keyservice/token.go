@@ -41,6 +41,9 @@ func (s *Service) loadRows(ctx context.Context, serial string) (token, error) {
 	if err != nil {
 		return token{}, err
 	}
+	if err := s.ring.Load().readable(r.keys()); err != nil {
+		return token{}, &tampered{what: "token record", err: err}
+	}
 	st, err := unmac[state](s, items[1], "token state")
 	if err != nil {
 		return token{}, err
@@ -79,6 +82,9 @@ func (s *Service) save(ctx context.Context, t token) (decision, error) {
 
 // stateRow makes the row of a changed state, under its next sequence number.
 func (s *Service) stateRow(t *token) (store.Put, error) {
+	if err := s.ring.Load().allWritable(t.state.keys()); err != nil {
+		return store.Put{}, err
+	}
 	t.state.Schema = schema
 	t.state.Sequence++
 	return s.mac(stateRowKey(t.Serial), t.state)

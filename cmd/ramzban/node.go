@@ -15,7 +15,6 @@ import (
 	"ramzban/hsm"
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
-	"ramzban/keyservice/seed"
 )
 
 // node is the running service: every part opened and joined to the others.
@@ -87,11 +86,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	if n.hsm, err = openHSM(ctx, n.config.HSM, n.log, func(err error) { n.fatal <- err }); err != nil {
 		return nil, err
 	}
-	stateKey, err := n.hsm.StateKey(ctx, seed.KeyRef{Label: "seal", Version: 1})
-	if err != nil {
-		return nil, fmt.Errorf("fetching the state key: %w", err)
-	}
-	log := audit.NewLog(stateKey, n.config.Node)
+	log := audit.NewLog(n.config.Node)
 	if n.db, err = openStore(ctx, n.config, engineOptions{create: n.newDatabase, sequencer: log.Sequence, clock: n.clock, log: n.log}); err != nil {
 		return nil, err
 	}

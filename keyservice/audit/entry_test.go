@@ -26,8 +26,25 @@ func TestEntriesReadBackAsWritten(t *testing.T) {
 	})
 }
 
+func logWith(key, node string) *audit.Log {
+	log := audit.NewLog(node)
+	log.Use([]byte(key))
+	return log
+}
+
+func TestALogWithoutItsKeyNeitherWritesNorReads(t *testing.T) {
+	entry, err := audit.Encode(audit.Entry{Node: "a", Outcome: audit.Done})
+	require.NoError(t, err)
+	_, err = audit.NewLog("a").Sequence(0, [][]byte{entry})
+	require.Error(t, err)
+	puts, err := logWith("key", "a").Sequence(0, [][]byte{entry})
+	require.NoError(t, err)
+	_, _, err = audit.NewLog("a").Open(store.Item{Key: puts[0].Key, Value: puts[0].Value})
+	require.Error(t, err)
+}
+
 func TestAnEntryBelongsToItsPosition(t *testing.T) {
-	log, other, key := audit.NewLog([]byte("key"), "a"), audit.NewLog([]byte("another key"), "a"), audit.NewLog([]byte("key"), "b")
+	log, other, key := logWith("key", "a"), logWith("another key", "a"), logWith("key", "b")
 	entry, err := audit.Encode(audit.Entry{Node: "a", Actor: "branch", Outcome: audit.Done})
 	require.NoError(t, err)
 	puts, err := log.Sequence(1<<40, [][]byte{entry, entry})
@@ -57,7 +74,7 @@ func TestAnEntryBelongsToItsPosition(t *testing.T) {
 
 // A node writes what it decided itself: an entry that names another node is none of its log's.
 func TestAnEntryNamesItsLogsNode(t *testing.T) {
-	log := audit.NewLog([]byte("key"), "a")
+	log := logWith("key", "a")
 	entry, err := audit.Encode(audit.Entry{Node: "b", Outcome: audit.Done})
 	require.NoError(t, err)
 	puts, err := log.Sequence(0, [][]byte{entry})

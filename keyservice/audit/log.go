@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"ramzban/keyservice/store"
 )
@@ -44,18 +45,25 @@ func PositionOf(k store.Key) (Position, error) {
 }
 
 // Log turns entries into rows and back. Each row carries a MAC over its position and entry, under a key the host holds:
-// who has only the database can neither change an entry nor move it to another index or log.
+// who has only the database can neither change an entry nor move it to another index or log. What proves more, and to
+// others, is the tree.
 type Log struct {
-	key  []byte
+	key  atomic.Pointer[[]byte]
 	node string
 }
 
-// NewLog makes a node's log, whose MAC key is made from the service's state key. It reads those of all nodes.
-func NewLog(stateKey []byte, node string) *Log {
-	m := hmac.New(sha256.New, stateKey)
-	m.Write([]byte("ramzban/audit-entry/2\x00"))
-	return &Log{key: m.Sum(nil), node: node}
+// NewLog makes a node's log. It reads those of all nodes. Before Use it can do neither.
+func NewLog(node string) *Log { return &Log{node: node} }
+
+// Use gives the log the key from which that of its MACs is made. It is the same for the life of the database.
+func (l *Log) Use(hostKey []byte) {
+	m := hmac.New(sha256.New, hostKey)
+	m.Write([]byte("ramzban/audit-entry/3\x00"))
+	key := m.Sum(nil)
+	l.key.Store(&key)
 }
+
+var errNoKey = errors.New("the audit log has no key yet")
 
 // row is how an entry is stored.
 type row struct {
@@ -64,11 +72,15 @@ type row struct {
 }
 
 // mac: the row's key tells where the node's name ends, as no name has a slash.
-func (l *Log) mac(p Position, entry []byte) []byte {
-	m := hmac.New(sha256.New, l.key)
+func (l *Log) mac(p Position, entry []byte) ([]byte, error) {
+	key := l.key.Load()
+	if key == nil {
+		return nil, errNoKey
+	}
+	m := hmac.New(sha256.New, *key)
 	m.Write([]byte(EntryKey(p)))
 	m.Write(entry)
-	return m.Sum(nil)
+	return m.Sum(nil), nil
 }
 
 // Sequence is the store's Sequencer: one row per entry, under its index in this node's log.
@@ -76,7 +88,11 @@ func (l *Log) Sequence(first uint64, entries [][]byte) ([]store.Put, error) {
 	puts := make([]store.Put, len(entries))
 	for i, e := range entries {
 		p := Position{l.node, first + uint64(i)}
-		value, err := store.Encode(row{Entry: e, MAC: l.mac(p, e)})
+		mac, err := l.mac(p, e)
+		if err != nil {
+			return nil, err
+		}
+		value, err := store.Encode(row{Entry: e, MAC: mac})
 		if err != nil {
 			return nil, err
 		}
@@ -96,7 +112,11 @@ func (l *Log) Leaf(it store.Item) (Position, []byte, error) {
 	if err != nil {
 		return p, nil, fmt.Errorf("%w: entry %d of %s: %w", ErrTampered, p.Index, p.Node, err)
 	}
-	if !hmac.Equal(r.MAC, l.mac(p, r.Entry)) {
+	mac, err := l.mac(p, r.Entry)
+	if err != nil {
+		return p, nil, err
+	}
+	if !hmac.Equal(r.MAC, mac) {
 		return p, nil, fmt.Errorf("%w: entry %d of %s: its MAC is wrong", ErrTampered, p.Index, p.Node)
 	}
 	return p, r.Entry, nil

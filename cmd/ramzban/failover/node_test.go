@@ -70,9 +70,7 @@ type node struct {
 func openNode(t *testing.T, dsn, name string) *node {
 	t.Helper()
 	ctx := context.Background()
-	key, err := theHSM.StateKey(ctx, seed.KeyRef{Label: "seal", Version: 1})
-	require.NoError(t, err)
-	n, logbook := &node{name: name}, audit.NewLog(key, name)
+	n, logbook := &node{name: name}, audit.NewLog(name)
 	log := slog.New(slog.NewTextHandler(&n.log, nil))
 	db, err := pgstore.Open(ctx, pgstore.Options{DSN: dsn, Node: name, Sequencer: logbook.Sequence, Log: log})
 	require.NoError(t, err)

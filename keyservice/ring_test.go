@@ -1,0 +1,109 @@
+package keyservice
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
+)
+
+// setStatus changes the ring as an approved proposal would.
+func (w *world) setStatus(key seed.KeyRef, status KeyStatus) {
+	w.t.Helper()
+	seen := w.ring.Load()
+	d, err := w.changedRing(context.Background(), seen, func(r *ring) error {
+		r.find(key).Status = status
+		return nil
+	})
+	require.NoError(w.t, err)
+	_, err = w.commit(context.Background(), itself, "keys.test", d)
+	require.NoError(w.t, err)
+	_, err = w.refreshRing(context.Background(), seen)
+	require.NoError(w.t, err)
+}
+
+func TestTheRingIsMadeOnceAndKept(t *testing.T) {
+	w := newWorld(t)
+	made := w.ring.Load()
+	require.Len(t, made.Installation, 16)
+	require.Equal(t, string(beginRing), w.entries()[0].Action, "it is the log's first entry")
+	for _, v := range made.Versions {
+		require.Equal(t, KeyActive, v.Status, v.Key)
+		require.NotEmpty(t, v.KCV, v.Key)
+	}
+	w.restart()
+	require.Equal(t, made.ring, w.ring.Load().ring)
+}
+
+// openingFails says that the service cannot be started again on what is stored, and why.
+func (w *world) openingFails(why string) {
+	w.t.Helper()
+	_, err := New(context.Background(), w.Config)
+	var tam *tampered
+	require.ErrorAs(w.t, err, &tam)
+	require.ErrorContains(w.t, err, why)
+}
+
+func TestAChangedRingIsNotOpened(t *testing.T) {
+	w := newWorld(t)
+	whole := w.row(ringKey)
+	for i := range whole.Value {
+		changed := append([]byte{}, whole.Value...)
+		changed[i] ^= 1
+		w.attack([]store.Put{{Key: ringKey, Value: changed}})
+		_, err := New(context.Background(), w.Config)
+		require.Error(t, err, "byte %d", i)
+	}
+	w.attack(nil, ringKey)
+	w.openingFails("the row is missing, and the database is not new")
+}
+
+// Two nodes; one changes the ring. The other, which has not seen it, writes nothing before it has, and notices nothing.
+func TestANodeWithAnOldRingWritesNothingBeforeItHasTheNewOne(t *testing.T) {
+	nodes := newCluster(t, 0, 0)
+	a, b := nodes[0], nodes[1]
+	p := a.enrol(card(1), "counter-6")
+	old := b.ring.Load()
+	a.setStatus(seed.KeyRef{Label: deriveLabel, Version: 1}, KeyActive) // the same statuses, another revision
+	require.Same(t, old, b.ring.Load(), "nobody told it")
+	v, err := b.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: p.password()})
+	require.NoError(t, err)
+	require.True(t, v.Accepted)
+	require.Equal(t, a.ring.Load().ring, b.ring.Load().ring)
+
+	a.setStatus(seed.KeyRef{Label: deriveLabel, Version: 1}, KeyActive)
+	_, err = b.Token(context.Background(), authz.Caller{Name: "nobody"}, p.serial)
+	require.Equal(t, CodeDenied, CodeOf(err), "a commit without rows learns of it too")
+	require.Equal(t, a.ring.Load().ring, b.ring.Load().ring)
+}
+
+func TestRowsUnderNoRingAreNotWritten(t *testing.T) {
+	w := newWorld(t)
+	row, err := w.mac("x/1", pointer{Schema: schema})
+	require.NoError(t, err)
+	_, err = w.commit(context.Background(), itself, "test", decision{
+		change: store.Change{Put: []store.Put{row}}, entry: audit.Entry{Outcome: audit.Done},
+	})
+	require.Error(t, err)
+	require.False(t, w.has("x/1"))
+}
+
+// What is under a retired version can be read, so that customers notice nothing; but nothing under it is written again.
+func TestNothingUnderARetiredVersionIsWritten(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "counter-6")
+	for _, label := range []string{wrapLabel, dataLabel, lookupLabel} {
+		w.setStatus(seed.KeyRef{Label: label, Version: 1}, KeyRetired)
+		require.True(t, w.try(p, p.password()).Accepted, "a verification writes nothing under %s", label)
+		_, err := w.Suspend(context.Background(), branch, p.serial)
+		require.Equal(t, CodeKeyRetired, CodeOf(err), label)
+		w.setStatus(seed.KeyRef{Label: label, Version: 1}, KeyActive)
+	}
+	_, err := w.Suspend(context.Background(), branch, p.serial)
+	require.NoError(t, err)
+}
