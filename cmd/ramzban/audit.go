@@ -16,8 +16,8 @@ import (
 )
 
 func auditCommand() *cobra.Command {
-	return group("audit", "The auditor's view: what was decided, and whether the database still agrees",
-		auditEntriesCommand(), auditCompareCommand())
+	return group("audit", "The auditor's view: what was decided, and whether it is still as it was signed",
+		auditEntriesCommand(), auditCompareCommand(), auditVerifyCommand(), auditReceiptCommand())
 }
 
 func auditEntriesCommand() *cobra.Command {

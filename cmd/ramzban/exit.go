@@ -41,6 +41,9 @@ func exitStatus(err error) int {
 	if errors.Is(err, transfer.ErrRefused) {
 		return exitConfig
 	}
+	if errors.Is(err, errNotSigned) {
+		return exitDamaged
+	}
 	for _, e := range exits {
 		if e.cause != nil && errors.Is(err, e.cause) {
 			return e.status

@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"api/client":                        {"api/wire"},
 	"api":                               {"api/wire", "keyservice", "keyservice/audit", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed"},
 	"cmd/ramzban/failover":              {},
-	"cmd/ramzban": {"api", "api/client", "hsm", "hsm/profile", "keyservice", "keyservice/audit", "keyservice/authz", "keyservice/authz/approval",
+	"cmd/ramzban": {"api", "api/client", "hsm", "hsm/profile", "keyservice", "keyservice/audit", "keyservice/audit/archive", "keyservice/authz", "keyservice/authz/approval",
 		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "keyservice/store/transfer", "softhsm", "api/wire"},
 }
 
