@@ -95,6 +95,9 @@ type misconfigured struct{ error }
 func (m misconfigured) Unwrap() error        { return m.error }
 func (m misconfigured) Is(target error) bool { return target == ErrConfiguration }
 
+// errLeftover: something of a seed may be left in the session. So it is not kept, whatever else the module said.
+var errLeftover = errors.New("an object may be left in the HSM")
+
 // Causes that no CKR names. Both mean that handles cannot be trusted any more.
 var (
 	// errOwnerLost: the module closed a session that owned seeds; they are gone, and their numbers may come again.
@@ -127,7 +130,8 @@ func classify(err error, p profile.Profile) class {
 		return classOK
 	case errors.Is(err, errOwnerLost), errors.Is(err, errIncoherent), errors.Is(err, errWrongSignature):
 		return classHandle
-	case errors.Is(err, seed.ErrBadBlob), errors.Is(err, seed.ErrBadSeal), errors.Is(err, seed.ErrKeyNotFound):
+	case errors.Is(err, seed.ErrBadBlob), errors.Is(err, seed.ErrBadSeal), errors.Is(err, seed.ErrKeyNotFound),
+		errors.Is(err, seed.ErrKeyActive):
 		return classRefusal
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return classContext
@@ -139,16 +143,17 @@ func classify(err error, p profile.Profile) class {
 	if slices.Contains(p.Busy, uint(code)) {
 		return classBusy
 	}
-	if c, ok := classes[code]; ok {
-		return c
+	c, ok := classes[code]
+	if !ok || c == classRefusal && errors.Is(err, errLeftover) {
+		return classOther
 	}
-	return classOther
+	return c
 }
 
 // blobError turns the refusal of an unwrap or a decryption into seed.ErrBadBlob, and leaves an outage as it is.
 func blobError(err error, p profile.Profile) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, errLeftover) {
+		return err
 	}
 	code, _ := ckr(err)
 	if classify(err, p) == classRefusal || slices.Contains(p.BadBlob, uint(code)) {
@@ -170,7 +175,7 @@ func also(first, second error) error {
 
 // outage turns whatever the HSM could not do into seed.ErrUnavailable; the sentinels pass as they are.
 func outage(err error) error {
-	for _, known := range []error{seed.ErrUnavailable, seed.ErrBadBlob, seed.ErrBadSeal, seed.ErrKeyNotFound} {
+	for _, known := range []error{seed.ErrUnavailable, seed.ErrBadBlob, seed.ErrBadSeal, seed.ErrKeyNotFound, seed.ErrKeyActive} {
 		if errors.Is(err, known) {
 			return err
 		}

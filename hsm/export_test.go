@@ -330,3 +330,19 @@ func (h *HSM) CheckValueOf(keyType uint, value []byte) (kcv []byte, err error) {
 	})
 	return kcv, err
 }
+
+// SignExtractable unwraps a seed as Rewrap does and tries to make a MAC with it.
+func (h *HSM) SignExtractable(w seed.Wrapped, hash seed.Hash) error {
+	return h.meanwhile(func(g *generation, s *session) error {
+		key, err := g.ring().get(w.Key)
+		if err != nil {
+			return err
+		}
+		extractable, err := s.unwrap(mechanism(uint(w.Mech), nil), key, w.Blob, rewrapTemplate(len(w.Blob)-8, g.cfg.Profile))
+		if err != nil {
+			return err
+		}
+		_, err = s.hmac(extractable, hash, []byte("message"))
+		return also(s.destroy(extractable, "an extractable seed"), err)
+	})
+}

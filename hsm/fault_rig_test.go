@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"ramzban/hsm"
 	"ramzban/keyservice/seed"
+	"ramzban/softhsm"
 	fault "ramzban/softhsm/faultmodule"
 )
 
@@ -35,7 +37,13 @@ type rig struct {
 // never finalised under a running call, and that nothing is left open in it.
 func newRig(t *testing.T, tweaks ...func(*hsm.Config)) *rig {
 	t.Helper()
-	cfg, faults := faultyConfig(t, tweaks...)
+	return newRigOn(t, token, tweaks...)
+}
+
+// newRigOn is newRig on a token of the test's own.
+func newRigOn(t *testing.T, tok *softhsm.Token, tweaks ...func(*hsm.Config)) *rig {
+	t.Helper()
+	cfg, faults := faultyConfigOf(t, tok, tweaks...)
 	r := &rig{t: t, faults: faults, fatal: make(chan error, 1)}
 	cfg.Fatal = func(err error) { r.fatal <- err }
 	var err error
@@ -49,11 +57,16 @@ func newRig(t *testing.T, tweaks ...func(*hsm.Config)) *rig {
 // counted, and quick retries.
 func faultyConfig(t *testing.T, tweaks ...func(*hsm.Config)) (hsm.Config, *fault.Control) {
 	t.Helper()
-	useShared(t)
-	faults, err := fault.New(t.TempDir(), token.Module)
+	return faultyConfigOf(t, token, tweaks...)
+}
+
+func faultyConfigOf(t *testing.T, tok *softhsm.Token, tweaks ...func(*hsm.Config)) (hsm.Config, *fault.Control) {
+	t.Helper()
+	require.NoError(t, os.Setenv("SOFTHSM2_CONF", tok.Conf))
+	faults, err := fault.New(t.TempDir(), tok.Module)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, faults.Close()) })
-	cfg := token.Config()
+	cfg := tok.Config()
 	cfg.Module = faults.Module()
 	cfg.PoolSessions, cfg.OwnerSessions = 1, 1
 	cfg.ReopenInterval = 20 * time.Millisecond

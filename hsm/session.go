@@ -117,12 +117,12 @@ func (s *session) lend(h pkcs11.ObjectHandle, what string, fn func(pkcs11.Object
 	return also(s.destroy(h, what), err) // its own failure first: the pool goes by it
 }
 
-// destroy destroys a session object.
+// destroy destroys an object.
 func (s *session) destroy(h pkcs11.ObjectHandle, what string) error {
 	s.handles.forgetObject(h)
 	s.handles.destroyed.Add(1)
 	if err := s.p.DestroyObject(s.handle, h); err != nil {
-		return fmt.Errorf("destroy %s: %w", what, err)
+		return fmt.Errorf("%w: destroy %s: %w", errLeftover, what, err)
 	}
 	return nil
 }

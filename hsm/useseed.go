@@ -17,11 +17,8 @@ var errMACReturned = errors.New("this MAC was lent for one call of UseSeed, whic
 // not call other methods of HSM: it would hold up a generation change that the other call waits for. An error of fn is
 // returned as it is. seed.ErrBadBlob: the HSM refuses the blob; seed.ErrKeyNotFound: it lacks the key that wrapped it.
 func (h *HSM) UseSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn func(seed.MAC) error) error {
-	if hash.New() == nil {
-		return fmt.Errorf("use a seed: unknown hash %v", hash)
-	}
-	if w.Key.Label != labelWrap || uint(w.Mech) != h.cfg.Profile.WrapMechanism || len(w.Blob) == 0 {
-		return fmt.Errorf("%w: mechanism 0x%X, key %s, %d bytes", seed.ErrBadBlob, w.Mech, w.Key, len(w.Blob))
+	if err := h.checkStored(w, hash); err != nil {
+		return fmt.Errorf("use a seed: %w", err)
 	}
 	var verdict error // of fn: passes by all classification
 	err := h.run(ctx, func(g *generation) error {
@@ -37,8 +34,27 @@ func (h *HSM) UseSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn fu
 	return verdict
 }
 
+// checkStored refuses what cannot be a seed as it is kept in the store.
+func (h *HSM) checkStored(w seed.Wrapped, hash seed.Hash) error {
+	if hash.New() == nil {
+		return fmt.Errorf("unknown hash %v", hash)
+	}
+	return h.checkBlob(w, labelWrap)
+}
+
+// checkBlob refuses what was not wrapped by this HSM product under a key of the label.
+func (h *HSM) checkBlob(w seed.Wrapped, label string) error {
+	if w.Key.Label != label || uint(w.Mech) != h.cfg.Profile.WrapMechanism || len(w.Blob) == 0 {
+		return fmt.Errorf("%w: mechanism 0x%X, key %s, %d bytes", seed.ErrBadBlob, w.Mech, w.Key, len(w.Blob))
+	}
+	return nil
+}
+
 // lend unwraps the seed, or finds it unwrapped, and pins it while fn runs.
 func (g *generation) lend(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn func(*lentMAC) error) error {
+	if _, err := g.ring().get(w.Key); err != nil { // a seed that is still unwrapped does not outlive its key
+		return err
+	}
 	s, err := g.seeds.borrow(ctx, w, hash)
 	if err != nil {
 		return err

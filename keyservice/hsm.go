@@ -29,6 +29,12 @@ type HSM interface {
 	// seal is right that is a fault of the HSM or its keys, not of the customer.
 	UseSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn func(seed.MAC) error) error
 
+	// Rewrap takes a stored seed from the wrapping master key that holds it to the active one, without its leaving the HSM;
+	// one under the active key is returned as it is. Fingerprint makes the fingerprint of a stored seed, as Import does,
+	// under the active lookup key. seed.ErrBadBlob: the HSM refuses the blob; seed.ErrKeyNotFound: it lacks its key.
+	Rewrap(ctx context.Context, w seed.Wrapped, hash seed.Hash) (seed.Wrapped, error)
+	Fingerprint(ctx context.Context, w seed.Wrapped, hash seed.Hash) (seed.MACed, error)
+
 	// Seal MACs data for one purpose under the active seal key; CheckSeal returns seed.ErrBadSeal if it does not match.
 	Seal(ctx context.Context, purpose string, data []byte) (seed.MACed, error)
 	CheckSeal(ctx context.Context, purpose string, data []byte, seal seed.MACed) error

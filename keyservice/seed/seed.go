@@ -21,6 +21,8 @@ var (
 	ErrBadBlob = errors.New("the HSM refused a wrapped blob")
 	// ErrKeyNotFound says that no key, or more than one, carries the label and version.
 	ErrKeyNotFound = errors.New("no such key in the HSM")
+	// ErrKeyActive says that a key cannot be destroyed because new things are made under it.
+	ErrKeyActive = errors.New("the key is active")
 	// ErrBadSeal says that data does not carry the seal it was stored with: it was changed.
 	ErrBadSeal = errors.New("the seal does not match the data")
 )
