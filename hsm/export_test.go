@@ -119,6 +119,58 @@ func exchange(template *[]*pkcs11.Attribute, a Attribute) {
 	}
 }
 
+// CreateKeys makes version 1 of every master key the token does not have, and takes whatever keys there are then for those
+// of the ceremony: it returns their known answers.
+func CreateKeys(ctx context.Context, config Config) ([]KnownAnswer, error) {
+	var answers []KnownAnswer
+	err := administer(config, func(g *generation) error {
+		return g.workers.withSession(ctx, func(s *session) (err error) {
+			if err := g.createMissing(s); err != nil {
+				return err
+			}
+			found, err := listKeys(s)
+			if err != nil {
+				return err
+			}
+			if err := g.adopt(s, found); err != nil {
+				return err
+			}
+			answers, err = g.noteAnswers(s)
+			return err
+		})
+	})
+	return answers, err
+}
+
+func (g *generation) createMissing(s *session) error {
+	present, err := listKeys(s)
+	if err != nil {
+		return err
+	}
+	for _, label := range labels {
+		if _, ok := present.active[label]; ok {
+			continue
+		}
+		if err := g.createWith(s, seed.KeyRef{Label: label, Version: 1}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteAnswers makes the known answers of all keys there are, in the order of their labels and versions.
+func (g *generation) noteAnswers(s *session) ([]KnownAnswer, error) {
+	var all []KnownAnswer
+	for _, ref := range g.ring().sorted() {
+		a, err := g.noteAnswer(s, ref)
+		if err != nil {
+			return nil, fmt.Errorf("known answer of %s: %w", ref, err)
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
 // DestroyKeys destroys all objects of a master key's label and version.
 func DestroyKeys(config Config, ref seed.KeyRef) error {
 	return administer(config, func(g *generation) error {
@@ -294,7 +346,7 @@ func (h *HSM) NoteMeanwhile() (answers []KnownAnswer, err error) {
 		}
 		trial := &generation{cfg: g.cfg, stats: g.stats, handles: g.handles}
 		for _, ref := range found.sorted() {
-			if err := trial.checkFound(s, found, ref); err != nil {
+			if err := trial.checkFound(s, found, ref, Generated); err != nil {
 				return err
 			}
 		}

@@ -104,7 +104,7 @@ func (g *generation) learnKeys(s *session) error {
 // adopt checks the attributes of keys, notes their handles as in use and makes them those of the generation.
 func (g *generation) adopt(s *session, found keyring) error {
 	for _, ref := range found.sorted() {
-		if err := g.checkFound(s, found, ref); err != nil {
+		if err := g.checkFound(s, found, ref, originOf(g.answers, ref)); err != nil {
 			return err
 		}
 	}
@@ -118,8 +118,8 @@ func (g *generation) adopt(s *session, found keyring) error {
 }
 
 // checkFound refuses a key that is not as specified. Of a key pair it reads the public half that is kept in the HSM.
-func (g *generation) checkFound(s *session, found keyring, ref seed.KeyRef) (err error) {
-	if err := checkKey(s, ref, found.handles[ref], g.cfg.Profile); err != nil {
+func (g *generation) checkFound(s *session, found keyring, ref seed.KeyRef, from Origin) (err error) {
+	if err := checkKey(s, ref, found.handles[ref], from, g.cfg.Profile); err != nil {
 		return err
 	}
 	if keySpecs[ref.Label].keepsPublic() {
@@ -208,9 +208,9 @@ func parseLabel(s string) (seed.KeyRef, bool) {
 }
 
 // checkKey reads a master key's attributes back and refuses the first that is not as specified.
-func checkKey(s *session, ref seed.KeyRef, h pkcs11.ObjectHandle, p profile.Profile) error {
+func checkKey(s *session, ref seed.KeyRef, h pkcs11.ObjectHandle, from Origin, p profile.Profile) error {
 	spec := keySpecs[ref.Label]
-	for _, want := range wantedAttributes(spec, p) {
+	for _, want := range wantedAttributes(spec, from, p) {
 		attrs, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{pkcs11.NewAttribute(want.attr, nil)})
 		if err != nil {
 			return fmt.Errorf("key %s: read %s: %w", ref, want.name, err)
@@ -240,7 +240,8 @@ type wantedAttribute struct {
 	words string
 }
 
-func wantedAttributes(spec keySpec, p profile.Profile) []wantedAttribute {
+// wantedAttributes are the attributes that a key of this origin must have. One that was typed in must say so.
+func wantedAttributes(spec keySpec, from Origin, p profile.Profile) []wantedAttribute {
 	number := func(attr uint, name string, v uint) wantedAttribute {
 		return wantedAttribute{attr, name, pkcs11.NewAttribute(attr, v).Value, strconv.FormatUint(uint64(v), 10)}
 	}
@@ -252,9 +253,9 @@ func wantedAttributes(spec keySpec, p profile.Profile) []wantedAttribute {
 		number(pkcs11.CKA_KEY_TYPE, "CKA_KEY_TYPE", spec.keyType),
 		flag(pkcs11.CKA_PRIVATE, "CKA_PRIVATE", true),
 		flag(pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true),
-		flag(pkcs11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", true),
+		flag(pkcs11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", from != Components),
 		flag(pkcs11.CKA_EXTRACTABLE, "CKA_EXTRACTABLE", false),
-		flag(pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true),
+		flag(pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", from != Components),
 		flag(pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false),
 	}
 	if !spec.private() {

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"encoding/json"
 	"errors"
@@ -17,8 +18,8 @@ import (
 // checkLength is the length of a key check value in bytes: enough to tell keys apart, too short to serve as a MAC.
 const checkLength = 8
 
-// KnownAnswer proves one version of a master key to be the one of the key ceremony. It is noted there, by CreateKeys,
-// and is no secret: it gives nothing away about anything else made with the key.
+// KnownAnswer proves one version of a master key to be the one of the key ceremony. It is noted there, by Hold, and
+// is no secret: it gives nothing away about anything else made with the key.
 //
 // The key check value is, by the key's label:
 //
@@ -28,10 +29,23 @@ const checkLength = 8
 //	data                  8 random bytes, encrypted in Blob
 //	audit                 the first 8 bytes of SHA-256 over the public half in Blob, which a signature must fit
 type KnownAnswer struct {
-	Key   seed.KeyRef `json:"key"`
-	Check []byte      `json:"check"`          // the key check value, 8 bytes
-	IV    []byte      `json:"iv,omitempty"`   // data: 12 bytes; else none
-	Blob  []byte      `json:"blob,omitempty"` // wrap, backup: 40 bytes; import: 384; data: 24, the tag included; audit: 91; else none
+	Key    seed.KeyRef `json:"key"`
+	Origin Origin      `json:"origin,omitempty"` // none: Generated
+	Check  []byte      `json:"check"`            // the key check value, 8 bytes
+	IV     []byte      `json:"iv,omitempty"`     // data: 12 bytes; else none
+	Blob   []byte      `json:"blob,omitempty"`   // wrap, backup: 40 bytes; import: 384; data: 24, the tag included; audit: 91; else none
+}
+
+func (a KnownAnswer) origin() Origin { return cmp.Or(a.Origin, Generated) }
+
+// originOf is where a key came from, as its known answer says; without one it must be as if it was generated.
+func originOf(answers []KnownAnswer, ref seed.KeyRef) Origin {
+	for _, a := range answers {
+		if a.Key == ref {
+			return a.origin()
+		}
+	}
+	return Generated
 }
 
 // UnmarshalJSON reads a known answer strictly: unknown fields and wrong sizes are refused.
@@ -50,6 +64,9 @@ func (a *KnownAnswer) UnmarshalJSON(in []byte) error {
 func (a *KnownAnswer) validate() error {
 	if _, known := keySpecs[a.Key.Label]; !known || a.Key.Version == 0 {
 		return fmt.Errorf("known answer of %s: no master key has that name", a.Key)
+	}
+	if !slices.Contains(origins, a.origin()) {
+		return fmt.Errorf("known answer of %s: no key comes from %q", a.Key, a.Origin)
 	}
 	iv, blob := 0, 0
 	switch a.Key.Label {
@@ -145,19 +162,6 @@ func (g *generation) checkKnownAnswer(s *session, want KnownAnswer) error {
 			"wrongly: connect the HSM that holds the ceremony's keys, or correct hsm.known_answer_file", want.Key)
 	}
 	return nil
-}
-
-// noteAnswers makes the known answers of all keys there are, in the order of their labels and versions.
-func (g *generation) noteAnswers(s *session) ([]KnownAnswer, error) {
-	var all []KnownAnswer
-	for _, ref := range g.ring().sorted() {
-		a, err := g.noteAnswer(s, ref)
-		if err != nil {
-			return nil, fmt.Errorf("known answer of %s: %w", ref, err)
-		}
-		all = append(all, a)
-	}
-	return all, nil
 }
 
 func (g *generation) noteAnswer(s *session, ref seed.KeyRef) (a KnownAnswer, err error) {

@@ -1,7 +1,6 @@
 package hsm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -78,33 +77,13 @@ func (m *module) setPIN(slot uint, t NewToken) error {
 	return nil
 }
 
-// CreateKeys makes version 1 of every master key the token does not have, and returns the known answers of all
-// keys it has, old versions included. Keys that exist are left alone; their attributes are checked, but not whether they
-// are those of an earlier ceremony. It must not run while the module is open in this process. config.KnownAnswers is not
-// used.
-func CreateKeys(ctx context.Context, config Config) ([]KnownAnswer, error) {
-	var answers []KnownAnswer
-	err := administer(config, func(g *generation) error {
-		return g.workers.withSession(ctx, func(s *session) (err error) {
-			if err := g.createMissing(s); err != nil {
-				return err
-			}
-			found, err := listKeys(s)
-			if err != nil {
-				return err
-			}
-			if err := g.adopt(s, found); err != nil {
-				return err
-			}
-			answers, err = g.noteAnswers(s)
-			return err
-		})
-	})
-	return answers, err
-}
-
 // administer opens the module, logs in, lends a generation without keys and finalises the module.
 func administer(config Config, fn func(*generation) error) error {
+	return withModule(config, func(m *module) error { return m.administer(fn) })
+}
+
+// withModule lends the module to whoever administers it, perhaps several times.
+func withModule(config Config, fn func(*module) error) error {
 	cfg, err := config.withDefaults()
 	if err != nil {
 		return err
@@ -114,40 +93,24 @@ func administer(config Config, fn func(*generation) error) error {
 		return err
 	}
 	defer m.unload()
+	err = fn(m)
+	if m.unsure { // it would be in the way of the next to open it
+		_ = m.p.Finalize() // the failure before this one is in err
+	}
+	return err
+}
+
+func (m *module) administer(fn func(*generation) error) error {
 	slot, err := m.initialise()
 	if err != nil {
 		return err
 	}
-	g, err := newGeneration(0, &cfg, &counters{}, m.p, slot)
+	g, err := newGeneration(0, m.cfg, &counters{}, m.p, slot)
 	if err == nil {
 		err = fn(g)
 		g.closeSessions()
 	}
-	return errors.Join(err, m.finalise())
-}
-
-func (g *generation) createMissing(s *session) error {
-	present, err := listKeys(s)
-	if err != nil {
-		return err
-	}
-	for _, label := range labels {
-		if _, ok := present.active[label]; ok {
-			continue
-		}
-		if err := g.createKey(s, seed.KeyRef{Label: label, Version: 1}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (g *generation) createKey(s *session, ref seed.KeyRef) error {
-	spec := keySpecs[ref.Label]
-	if err := s.generate(spec, masterTemplate(ref, spec, g.cfg.Profile), publicHalfTemplate(ref, spec)); err != nil {
-		return fmt.Errorf("create key %s: %w", ref, err)
-	}
-	return nil
+	return also(err, m.finalise())
 }
 
 // generate makes a key, or a key pair of these templates. Of an RSA key pair it keeps the private half only.

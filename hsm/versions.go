@@ -173,7 +173,7 @@ func (g *generation) proven(s *session, ring, found keyring, a KnownAnswer) (key
 	}
 	with := ring.clone()
 	with.take(found, a.Key)
-	if err := g.checkFound(s, with, a.Key); err != nil {
+	if err := g.checkFound(s, with, a.Key, a.origin()); err != nil {
 		return keyring{}, err
 	}
 	trial := &generation{cfg: g.cfg, stats: g.stats, handles: g.handles}

@@ -85,6 +85,29 @@ const (
 // process to it. It must not run while the module is open in this process: PKCS#11 initialises once per process, so
 // tests call it, or New, before hsm.Open, and several tests share one token or open theirs one after another.
 func Provision(ctx context.Context, dir string) (*Token, error) {
+	t, err := prepared(dir)
+	if err != nil {
+		return nil, err
+	}
+	if t.KnownAnswers, err = readAnswers(t.path(answerFile)); err == nil {
+		return t, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("SoftHSM token: %w", err)
+	}
+	return t, t.create(ctx)
+}
+
+// Bare makes a token without keys in dir, for a key ceremony, and points SOFTHSM2_CONF of this process to it.
+func Bare(dir string) (*Token, error) {
+	t, err := prepared(dir)
+	if err != nil {
+		return nil, err
+	}
+	return t, t.initialise()
+}
+
+func prepared(dir string) (*Token, error) {
 	module, err := FindModule()
 	if err != nil {
 		return nil, err
@@ -97,13 +120,7 @@ func Provision(ctx context.Context, dir string) (*Token, error) {
 	if err := t.prepare(); err != nil {
 		return nil, fmt.Errorf("SoftHSM token: %w", err)
 	}
-	if t.KnownAnswers, err = readAnswers(t.path(answerFile)); err == nil {
-		return t, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("SoftHSM token: %w", err)
-	}
-	return t, t.create(ctx)
+	return t, nil
 }
 
 func (t *Token) path(name string) string { return filepath.Join(t.Dir, name) }
@@ -133,24 +150,37 @@ func (t *Token) prepare() error {
 // create initialises the token and its keys. What an interrupted run left behind is thrown away first: its keys have
 // protected nothing yet.
 func (t *Token) create(ctx context.Context) error {
+	if err := t.initialise(); err != nil {
+		return err
+	}
+	return t.Hold(ctx, hsm.FirstKeys())
+}
+
+func (t *Token) initialise() error {
 	if err := os.RemoveAll(t.path(tokensDir)); err != nil {
 		return fmt.Errorf("SoftHSM token: %w", err)
 	}
 	if err := os.Mkdir(t.path(tokensDir), 0o700); err != nil {
 		return fmt.Errorf("SoftHSM token: %w", err)
 	}
-	err := hsm.InitToken(hsm.NewToken{Module: t.Module, Label: t.Label, SOPIN: seed.NewPIN(rand.Text()), PIN: t.PIN})
-	if err != nil {
-		return err
-	}
-	if t.KnownAnswers, err = hsm.CreateKeys(ctx, t.Config()); err != nil {
-		return err
-	}
-	out, err := json.Marshal(t.KnownAnswers)
-	if err != nil {
-		return fmt.Errorf("known answers: %w", err)
-	}
-	return writeNew(t.path(answerFile), append(out, '\n'))
+	return hsm.InitToken(hsm.NewToken{Module: t.Module, Label: t.Label, SOPIN: seed.NewPIN(rand.Text()), PIN: t.PIN})
+}
+
+// Hold holds a key ceremony on the token and keeps its known answers. It must not run while the module is open in this
+// process.
+func (t *Token) Hold(ctx context.Context, keys []hsm.PlannedKey) error {
+	plan := hsm.CeremonyPlan{Keys: keys, Known: t.KnownAnswers}
+	return hsm.Hold(ctx, t.Config(), plan, nil, func(r hsm.CeremonyRecord, _ func([]byte) (seed.Signature, error)) error {
+		out, err := json.Marshal(r.KnownAnswers)
+		if err != nil {
+			return fmt.Errorf("known answers: %w", err)
+		}
+		if err := writeNew(t.path(answerFile), append(out, '\n')); err != nil {
+			return err
+		}
+		t.KnownAnswers = r.KnownAnswers
+		return nil
+	})
 }
 
 func readAnswers(path string) ([]hsm.KnownAnswer, error) {
