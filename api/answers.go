@@ -86,7 +86,7 @@ func auditAnswer(from uint64, entries []keyservice.LoggedEntry) wire.AuditAnswer
 			Index: e.Index, Time: time.UnixMilli(e.Time).UTC(), Node: e.Node, Actor: e.Actor, Action: e.Action,
 			Outcome: string(e.Outcome), Reason: e.Reason, Serial: e.Serial, Use: e.Use, RequestID: e.RequestID,
 			Commitment: e.Commitment, Revision: e.Revision, Next: e.Next, Budget: e.Budget, State: e.State, Key: e.Key,
-			Proposal: e.Proposal, Document: string(e.Document), Signature: e.Signature, Certificate: e.Certificate,
+			Detail: e.Detail, Proposal: e.Proposal, Document: string(e.Document), Signature: e.Signature, Certificate: e.Certificate,
 		}
 		for _, p := range e.Also {
 			a.Entries[i].Also = append(a.Entries[i].Also, wire.AuditPart(p))

@@ -258,7 +258,7 @@ func (s *Service) conclude(ctx context.Context, x *execution, p storedProposal, 
 	if err != nil {
 		return err
 	}
-	p.State, p.EndedAt, p.Result = ProposalDone, now.UnixMilli(), d.entry.Reason
+	p.State, p.EndedAt, p.Result = ProposalDone, now.UnixMilli(), d.entry.Detail
 	d.entry.Outcome = audit.Done
 	if refusal != nil {
 		p.State, p.Result = ProposalFailed, refusal.Detail

@@ -106,7 +106,7 @@ func (s *Service) firstOfficers(ctx context.Context) (decision, error) {
 	return decision{
 		ring:   ring,
 		change: store.Change{Require: []store.Require{require}, Put: []store.Put{row}},
-		entry:  audit.Entry{Outcome: audit.Done, Reason: strings.Join(names, ", "), Revision: 1},
+		entry:  audit.Entry{Outcome: audit.Done, Detail: strings.Join(names, ", "), Revision: 1},
 	}, err
 }
 
@@ -230,7 +230,7 @@ func (s *Service) changeOfficers(ctx context.Context, x *execution) (decision, *
 	row, err := s.mac(officersKey, o)
 	return decision{
 		change: store.Change{Require: []store.Require{require}, Put: []store.Put{row}},
-		entry:  audit.Entry{Reason: strings.Join(o.Names, ", "), Revision: o.Revision},
+		entry:  audit.Entry{Detail: strings.Join(o.Names, ", "), Revision: o.Revision},
 	}, nil, err
 }
 

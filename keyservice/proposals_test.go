@@ -62,7 +62,7 @@ func TestTheLogHoldsWhatVerifiesOffline(t *testing.T) {
 	var papers []approval.Signed
 	for _, e := range w.entries() {
 		if e.Action == "officers.begin" {
-			require.Equal(t, "alice, bob, carol", e.Reason)
+			require.Equal(t, "alice, bob, carol", e.Detail)
 		}
 		if e.Proposal != done.ID {
 			continue

@@ -284,7 +284,7 @@ func (s *Service) makeRing(ctx context.Context) error {
 	d := decision{
 		ring:   &keyring{}, // none yet: it must still be absent
 		change: store.Change{Put: []store.Put{row}},
-		entry:  audit.Entry{Outcome: audit.Done, Reason: r.describe()},
+		entry:  audit.Entry{Outcome: audit.Done, Detail: r.describe()},
 	}
 	if _, err := s.commit(ctx, itself, beginRing, d); err != nil {
 		return err
@@ -375,7 +375,7 @@ func (s *Service) changedRing(ctx context.Context, from *keyring, change func(*r
 	r.Revision++
 	row, err := s.sealRing(ctx, r)
 	return decision{
-		ring: from, change: store.Change{Put: []store.Put{row}}, entry: audit.Entry{Outcome: audit.Done, Reason: r.describe()},
+		ring: from, change: store.Change{Put: []store.Put{row}}, entry: audit.Entry{Outcome: audit.Done, Detail: r.describe()},
 	}, err
 }
 

