@@ -214,6 +214,9 @@ func (c *ceremony) inspect(g *generation, s *session) error {
 	if err := refuseStrangers(s, found); err != nil {
 		return err
 	}
+	if err := c.passOverDestroyed(found); err != nil {
+		return err
+	}
 	if err := c.matchPlan(found); err != nil {
 		return err
 	}
@@ -230,6 +233,20 @@ func verdict(err error) error {
 		return err
 	}
 	return refuse("%w", err)
+}
+
+// passOverDestroyed refuses to make a version that was destroyed, since what is stored under it must never seem to be under
+// another key, and drops the known answers of such keys.
+func (c *ceremony) passOverDestroyed(found keyring) error {
+	for _, k := range c.plan.Keys {
+		if found.destroyed[k.Key] {
+			return refuse("%s was destroyed, and its version is never used again: plan another one", k.Key)
+		}
+	}
+	c.plan.Known = slices.DeleteFunc(slices.Clone(c.plan.Known), func(a KnownAnswer) bool {
+		return found.destroyed[a.Key] && !found.has(a.Key)
+	})
+	return nil
 }
 
 // matchPlan compares what is in the HSM with what the plan and the earlier ceremonies say.

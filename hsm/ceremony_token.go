@@ -69,7 +69,8 @@ func refuseStrangers(s *session, found keyring) error {
 		if err != nil {
 			return err
 		}
-		if _, ours := parseLabel(name); !ours && strings.HasPrefix(name, labelPrefix) {
+		_, ours := parseLabel(name)
+		if _, mark := parseMark(name); !ours && !mark && strings.HasPrefix(name, labelPrefix) {
 			return refuse("an object is labelled %q, which is no master key of this version: destroy or rename it", name)
 		}
 	}

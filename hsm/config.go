@@ -76,8 +76,8 @@ func (c Config) validate() error {
 	case c.CallTimeout < 0 || c.DrainTimeout < 0 || c.ReopenInterval < 0:
 		return errors.New("HSM timeouts must not be negative")
 	}
-	const crypto11Sessions = 2
-	if n := c.PoolSessions + c.OwnerSessions + c.SignSessions + crypto11Sessions; c.Profile.MaxSessions > 0 && n > c.Profile.MaxSessions {
+	const others = 3 // one that writes, and crypto11's two
+	if n := c.PoolSessions + c.OwnerSessions + c.SignSessions + others; c.Profile.MaxSessions > 0 && n > c.Profile.MaxSessions {
 		return fmt.Errorf("%d HSM sessions are too many for profile %s, which allows %d", n, c.Profile.Name, c.Profile.MaxSessions)
 	}
 	if err := validateAnswers(c.KnownAnswers); err != nil {

@@ -398,3 +398,50 @@ func (h *HSM) SignExtractable(w seed.Wrapped, hash seed.Hash) error {
 		return also(s.destroy(extractable, "an extractable seed"), err)
 	})
 }
+
+// CountObjects counts the token objects that carry a label.
+func (h *HSM) CountObjects(label string) (n int, err error) {
+	err = h.meanwhile(func(_ *generation, s *session) error {
+		found, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
+		n = len(found)
+		return err
+	})
+	return n, err
+}
+
+// CreateDigests makes versions 2 to n of the digest key.
+func CreateDigests(config Config, n int) error {
+	return administer(config, func(g *generation) error {
+		return g.workers.withSession(context.Background(), func(s *session) error {
+			for version := 2; version <= n; version++ {
+				if err := g.createWith(s, seed.KeyRef{Label: labelDigest, Version: uint32(version)}, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// DestroyMeanwhile destroys a key as another node on the same HSM does.
+func (h *HSM) DestroyMeanwhile(ref seed.KeyRef) error {
+	return h.meanwhile(func(_ *generation, s *session) error {
+		if _, err := s.p.CreateObject(s.handle, markTemplate(ref)); err != nil {
+			return err
+		}
+		return s.destroyMaster(ref)
+	})
+}
+
+// RemoveMeanwhile destroys a key as another program does.
+func (h *HSM) RemoveMeanwhile(ref seed.KeyRef) error {
+	return h.meanwhile(func(_ *generation, s *session) error { return s.destroyMaster(ref) })
+}
+
+// MarkMeanwhile marks a key as destroyed and leaves it there.
+func (h *HSM) MarkMeanwhile(ref seed.KeyRef) error {
+	return h.meanwhile(func(_ *generation, s *session) error {
+		_, err := s.p.CreateObject(s.handle, markTemplate(ref))
+		return err
+	})
+}

@@ -27,6 +27,7 @@ type generation struct {
 
 	workers *pool // everything but unwrapping seeds and signing
 	signers *pool // signs checkpoints
+	writers *pool // changes what the HSM keeps for good
 	owners  *pool // unwraps seeds, and keeps them alive
 	seeds   *seedCache
 
@@ -44,6 +45,8 @@ func newGeneration(number uint64, cfg *Config, st *counters, p *pkcs11.Ctx, slot
 		handles: newHandles(), drained: make(chan struct{})}
 	g.workers = newPool(g, "an HSM session", cfg.PoolSessions, false)
 	g.signers = newPool(g, "an HSM session that signs", cfg.SignSessions, false)
+	g.writers = newPool(g, "an HSM session that writes", 1, false)
+	g.writers.flags |= pkcs11.CKF_RW_SESSION
 	g.keys.Store(new(newKeyring()))
 	g.owners = newPool(g, "an HSM session that unwraps", cfg.OwnerSessions, true)
 	var err error
@@ -57,7 +60,7 @@ func newGeneration(number uint64, cfg *Config, st *counters, p *pkcs11.Ctx, slot
 func (g *generation) ring() *keyring { return g.keys.Load() }
 
 // pools are all the generation's sessions.
-func (g *generation) pools() []*pool { return []*pool{g.owners, g.signers, g.workers} }
+func (g *generation) pools() []*pool { return []*pool{g.owners, g.signers, g.writers, g.workers} }
 
 // acquire takes a lease; false if the generation is ending.
 func (g *generation) acquire() bool {

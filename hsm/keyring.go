@@ -19,17 +19,21 @@ type keyring struct {
 	publics map[seed.KeyRef]pkcs11.ObjectHandle // the public halves that are kept in the HSM
 	signers map[seed.KeyRef]*ecdsa.PublicKey    // what those are
 	active  map[string]seed.KeyRef              // of each label; the highest version unless another was chosen
-	doubled map[seed.KeyRef]bool                // labels that two objects carry
+
+	// Of keys that were read, not of those in use.
+	doubled   map[seed.KeyRef]bool // labels that two objects carry
+	destroyed map[seed.KeyRef]bool // marked as destroyed
 }
 
 func newKeyring() keyring {
 	return keyring{handles: map[seed.KeyRef]pkcs11.ObjectHandle{}, publics: map[seed.KeyRef]pkcs11.ObjectHandle{},
-		signers: map[seed.KeyRef]*ecdsa.PublicKey{}, active: map[string]seed.KeyRef{}, doubled: map[seed.KeyRef]bool{}}
+		signers: map[seed.KeyRef]*ecdsa.PublicKey{}, active: map[string]seed.KeyRef{},
+		doubled: map[seed.KeyRef]bool{}, destroyed: map[seed.KeyRef]bool{}}
 }
 
 func (k keyring) clone() keyring {
 	return keyring{handles: maps.Clone(k.handles), publics: maps.Clone(k.publics), signers: maps.Clone(k.signers),
-		active: maps.Clone(k.active), doubled: maps.Clone(k.doubled)}
+		active: maps.Clone(k.active), doubled: maps.Clone(k.doubled), destroyed: maps.Clone(k.destroyed)}
 }
 
 func (k keyring) add(ref seed.KeyRef, h pkcs11.ObjectHandle) {
@@ -45,6 +49,18 @@ func (k keyring) take(from keyring, ref seed.KeyRef) {
 	if public, ok := from.publics[ref]; ok {
 		k.publics[ref] = public
 	}
+	if signer, ok := from.signers[ref]; ok {
+		k.signers[ref] = signer
+	}
+}
+
+// without is the ring with one version less, which must not be active.
+func (k keyring) without(ref seed.KeyRef) keyring {
+	c := k.clone()
+	delete(c.handles, ref)
+	delete(c.publics, ref)
+	delete(c.signers, ref)
+	return c
 }
 
 // activated is the ring with these versions active, and the highest version of any other label; seed.ErrKeyNotFound if it
@@ -69,6 +85,11 @@ func (k keyring) sorted() []seed.KeyRef {
 	return slices.SortedFunc(maps.Keys(k.handles), func(a, b seed.KeyRef) int {
 		return cmp.Or(cmp.Compare(slices.Index(labels, a.Label), slices.Index(labels, b.Label)), cmp.Compare(a.Version, b.Version))
 	})
+}
+
+func (k keyring) has(ref seed.KeyRef) bool {
+	_, ok := k.handles[ref]
+	return ok
 }
 
 // get returns the handle of one version; seed.ErrKeyNotFound if the HSM does not have it.

@@ -160,12 +160,14 @@ func readKeys(s *session) (keyring, error) {
 		return k, fmt.Errorf("find master keys: %w", err)
 	}
 	for _, h := range handles {
-		ref, public, ok, err := labelOf(s, h)
+		label, public, err := labelOf(s, h)
 		if err != nil {
 			return k, err
 		}
-		if ok {
+		if ref, ok := parseLabel(label); ok {
 			k.found(ref, h, public)
+		} else if ref, ok := parseMark(label); ok {
+			k.destroyed[ref] = true
 		}
 	}
 	return k, nil
@@ -183,16 +185,15 @@ func (k keyring) found(ref seed.KeyRef, h pkcs11.ObjectHandle, public bool) {
 	k.doubled[ref] = k.doubled[ref] || twice
 }
 
-// labelOf reads which master key an object says it is, and whether it is the public half of one.
-func labelOf(s *session, h pkcs11.ObjectHandle) (ref seed.KeyRef, public, ok bool, err error) {
+// labelOf reads an object's label, and whether it is a public key.
+func labelOf(s *session, h pkcs11.ObjectHandle) (label string, public bool, err error) {
 	attrs, err := s.p.GetAttributeValue(s.handle, h, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil), pkcs11.NewAttribute(pkcs11.CKA_CLASS, nil)})
 	if err != nil {
-		return seed.KeyRef{}, false, false, fmt.Errorf("read the label of an object: %w", err)
+		return "", false, fmt.Errorf("read the label of an object: %w", err)
 	}
-	ref, ok = parseLabel(string(attrs[0].Value))
 	public = slices.Equal(attrs[1].Value, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY).Value)
-	return ref, public, ok, nil
+	return string(attrs[0].Value), public, nil
 }
 
 // parseLabel reads "ramzban/<label>/<version>"; false for anything else and for labels this version does not know.

@@ -108,14 +108,18 @@ func validateAnswers(answers []KnownAnswer) error {
 	return nil
 }
 
-// matchAnswers returns the keys that have a known answer, and refuses to go on without one of them: what was made under it
-// would look tampered. At start it refuses a key without a known answer too. One that appears later is left out until
+// matchAnswers returns the keys that have a known answer, and refuses to go on without one of them, unless it was destroyed
+// by DestroyKey: what was made under it would look tampered. At start it refuses a key without a known answer too. One that appears later is left out until
 // Refresh, or the next start, brings its answer: so a key ceremony is no outage, and nothing is ever made under a key that
 // is not proven.
 func (g *generation) matchAnswers(found keyring) (keyring, error) {
 	known := newKeyring()
 	for _, a := range g.answers {
-		if _, err := found.get(a.Key); err != nil {
+		_, err := found.get(a.Key)
+		if err != nil && found.destroyed[a.Key] {
+			continue
+		}
+		if err != nil {
 			return keyring{}, fmt.Errorf("%w, but there is a known answer for it: restore the key from the HSM's backup, or, if it was "+
 				"destroyed on purpose, take its answer out of hsm.known_answer_file", err)
 		}
@@ -126,7 +130,7 @@ func (g *generation) matchAnswers(found keyring) (keyring, error) {
 	}
 	var unknown []string
 	for _, ref := range found.sorted() {
-		if _, ok := known.handles[ref]; !ok {
+		if !known.has(ref) && !found.destroyed[ref] {
 			unknown = append(unknown, ref.String())
 		}
 	}
@@ -144,6 +148,9 @@ func (g *generation) matchAnswers(found keyring) (keyring, error) {
 
 func (g *generation) checkKnownAnswers(s *session) error {
 	for _, want := range g.answers {
+		if !g.ring().has(want.Key) {
+			continue // destroyed: matchAnswers has seen to it
+		}
 		if err := g.checkKnownAnswer(s, want); err != nil {
 			return err
 		}

@@ -49,7 +49,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 		"wrong PIN":        {func(c *hsm.Config) { c.PIN = seed.NewPIN("0000-wrong") }, []string{"refused the PIN", "CKR_PIN_INCORRECT"}},
 		"no PIN":           {func(c *hsm.Config) { c.PIN = seed.NewPIN("") }, []string{"PIN is empty"}},
 		"no Fatal":         {func(c *hsm.Config) { c.Fatal = nil }, []string{"Fatal"}},
-		"too many":         {func(c *hsm.Config) { c.PoolSessions = 1019 }, []string{"1025 HSM sessions", "1024"}},
+		"too many":         {func(c *hsm.Config) { c.PoolSessions = 1018 }, []string{"1025 HSM sessions", "1024"}},
 		"negative":         {func(c *hsm.Config) { c.SeedCache = -1 }, []string{"negative"}},
 		"negative time":    {func(c *hsm.Config) { c.DrainTimeout = -1 }, []string{"negative"}},
 		"no profile":       {func(c *hsm.Config) { c.Profile = profile.Profile{} }, []string{"profile"}},

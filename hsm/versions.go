@@ -40,7 +40,8 @@ func (h *HSM) Use(versions []seed.KeyRef) error {
 
 // Refresh finds the keys that were made since the start and takes those in that give their known answers, which it reads
 // again by Config.Answers. A key without an answer stays left out, and so does one that is not as it must be: the error
-// says so, but the others are taken in all the same. What is under way is not disturbed.
+// says so, but the others are taken in all the same. Keys that another node has destroyed are forgotten. What is under
+// way is not disturbed.
 func (h *HSM) Refresh(ctx context.Context) error {
 	if err := h.alone(ctx); err != nil {
 		return err
@@ -101,9 +102,10 @@ func (h *HSM) refresh(g *generation, s *session, answers []KnownAnswer) (refused
 	if err != nil {
 		return nil, err
 	}
-	next, held := *g.ring(), slices.Clone(h.knownAnswers())
+	next, refused := withoutGone(*g.ring(), found, answers)
+	held := slices.DeleteFunc(slices.Clone(h.knownAnswers()), func(a KnownAnswer) bool { return !next.has(a.Key) })
 	for _, a := range answers {
-		if _, ok := next.handles[a.Key]; ok {
+		if next.has(a.Key) || found.destroyed[a.Key] && !found.has(a.Key) {
 			continue
 		}
 		with, err := g.proven(s, next, found, a)
@@ -119,11 +121,28 @@ func (h *HSM) refresh(g *generation, s *session, answers []KnownAnswer) (refused
 	return refused, h.take(g, next, held)
 }
 
+// withoutGone is the ring without the keys that were destroyed: by DestroyKey, or otherwise if their known answers are
+// taken back as well. Any other key that is gone is missing, and stays in the ring.
+func withoutGone(ring, found keyring, answers []KnownAnswer) (next keyring, missing error) {
+	for _, ref := range ring.sorted() {
+		if found.has(ref) {
+			continue
+		}
+		known := slices.ContainsFunc(answers, func(a KnownAnswer) bool { return a.Key == ref })
+		if found.destroyed[ref] || !known {
+			ring = ring.without(ref)
+		} else {
+			missing = also(missing, fmt.Errorf("%w any more: %s: restore the key from the HSM's backup", seed.ErrKeyNotFound, ref))
+		}
+	}
+	return ring, missing
+}
+
 // take makes next the keys of g, once nothing can fail any more but the generation itself: a handle is noted only once.
 func (h *HSM) take(g *generation, next keyring, answers []KnownAnswer) error {
 	before := g.ring()
 	for _, ref := range next.sorted() {
-		if _, ok := before.handles[ref]; ok {
+		if before.has(ref) {
 			continue
 		}
 		if err := g.noteHandles(next, ref); err != nil {
@@ -139,6 +158,9 @@ func (h *HSM) replaceKeys(g *generation, ring keyring, answers []KnownAnswer) er
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	ring, err := ring.activated(h.using)
+	if err == nil {
+		err = ring.complete()
+	}
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,15 @@ type HSM interface {
 	Refresh(ctx context.Context) error
 	Use(versions []seed.KeyRef) error
 
+	// DestroyKey destroys one version of a master key for ever, and leaves a mark in the HSM that it did. To destroy it
+	// again is no error. seed.ErrKeyActive: new things are made under it; seed.ErrKeyNotFound: the HSM does not have it.
+	DestroyKey(ctx context.Context, ref seed.KeyRef) error
+
+	// WrapDataKey wraps the data key of a backup, 32 bytes, under the active backup key; UnwrapDataKey returns it.
+	// seed.ErrBadBlob: it is damaged, or not of this HSM.
+	WrapDataKey(ctx context.Context, key []byte) (seed.Wrapped, error)
+	UnwrapDataKey(ctx context.Context, w seed.Wrapped) ([]byte, error)
+
 	// Encrypt keeps a small secret under the active data key (AES-GCM, IV from the HSM, aad bound); Decrypt reads it.
 	Encrypt(ctx context.Context, aad, plaintext []byte) (seed.Encrypted, error)
 	Decrypt(ctx context.Context, aad []byte, e seed.Encrypted) ([]byte, error)

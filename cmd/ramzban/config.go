@@ -80,7 +80,8 @@ type HSMConfig struct {
 	// SeedCache is how many seeds are kept unwrapped inside the HSM, ready for the next password.
 	SeedCache int `yaml:"seed_cache"`
 	// KnownAnswerFile holds the known answers of the key ceremony, which prove at every start that the keys are the right ones.
-	// The running service reads it again when it looks for keys that were made since.
+	// The running service reads it again when it looks for keys that were made since. The answer of a key that it destroyed
+	// may stay: the HSM holds a mark of it.
 	KnownAnswerFile string `yaml:"known_answer_file"`
 	// Environment variables that the module wants, set before it is loaded.
 	Environment map[string]string `yaml:"environment,omitempty"`

@@ -36,6 +36,7 @@ var hsmFigures = []hsmMetric{
 	hsmGauge("destroyed_objects", "Session objects destroyed in this generation.", func(s hsm.Stats) float64 { return float64(s.DestroyedObjects) }),
 	hsmCount("macs", "MACs made.", func(s hsm.Stats) uint64 { return s.MACs }),
 	hsmCount("unwraps", "Seeds unwrapped.", func(s hsm.Stats) uint64 { return s.Unwraps }),
+	hsmCount("signatures", "Checkpoints of the audit log signed.", func(s hsm.Stats) uint64 { return s.Signatures }),
 	hsmCount("enrolments", "Seeds made.", func(s hsm.Stats) uint64 { return s.Enrolments }),
 	hsmCount("seed_cache_hits", "Seeds found unwrapped.", func(s hsm.Stats) uint64 { return s.SeedHits }),
 	hsmCount("seed_cache_misses", "Seeds that had to be unwrapped.", func(s hsm.Stats) uint64 { return s.SeedMisses }),
