@@ -127,3 +127,25 @@ func BenchmarkEnrol(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkSignAudit(b *testing.B) {
+	h, _ := benchHSM(b, 1)
+	checkpoint := make([]byte, 120)
+	for b.Loop() {
+		if _, err := h.SignAudit(b.Context(), checkpoint); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRewrap(b *testing.B) {
+	h := quick(b, twoWraps(b))
+	require.NoError(b, h.Use([]seed.KeyRef{wrap1}))
+	k := wrapKnown(b, h, seed.SHA1, rfcSecret(32))
+	require.NoError(b, h.Use([]seed.KeyRef{wrap2}))
+	for b.Loop() {
+		if _, err := h.Rewrap(b.Context(), k.wrapped, k.hash); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

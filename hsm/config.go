@@ -19,7 +19,8 @@ type Config struct {
 	Profile    profile.Profile // what is special about this HSM product
 
 	// KnownAnswers were noted at the key ceremony: one for each version of each master key in the HSM. A key that does
-	// not give its answer, an answer without a key and, at start, a key without an answer are refused.
+	// not give its answer, an answer without a key and, at start, a key without an answer are refused. The answer of a key
+	// that DestroyKey destroyed is passed over.
 	KnownAnswers []KnownAnswer
 
 	// Answers reads the known answers as they are now, for Refresh. Without it there are only KnownAnswers.

@@ -49,7 +49,7 @@ func (h *HSM) DestroyKey(ctx context.Context, ref seed.KeyRef) error {
 }
 
 func (h *HSM) destroyKey(g *generation, s *session, ref seed.KeyRef) error {
-	found, err := readKeys(s)
+	found, err := seeKeys(s)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (h *HSM) destroyKey(g *generation, s *session, ref seed.KeyRef) error {
 		return err
 	}
 	before := g.ring()
-	if !before.has(ref) && !found.destroyed[ref] {
+	if !found.destroyed[ref] && !(before.has(ref) && found.has(ref)) {
 		return fmt.Errorf("%w: %s", seed.ErrKeyNotFound, ref)
 	}
 	if err := h.dropKey(g, ref); err != nil { // first: nobody begins to use it any more
@@ -67,7 +67,22 @@ func (h *HSM) destroyKey(g *generation, s *session, ref seed.KeyRef) error {
 	if err != nil && !gone {
 		err = also(err, h.bringBack(g, *before, ref))
 	}
+	if err == nil {
+		err = s.checkErased(ref)
+	}
 	return err
+}
+
+// checkErased looks again: "destroyed" must never be said of a key that is still there.
+func (s *session) checkErased(ref seed.KeyRef) error {
+	found, err := seeKeys(s)
+	if err != nil {
+		return err
+	}
+	if _, half := found.publics[ref]; half || found.has(ref) || !found.destroyed[ref] {
+		return fmt.Errorf("destroy %s: the HSM said that it did, but did not", ref)
+	}
+	return nil
 }
 
 // dropKey takes a key out of those in use, unless it is active.

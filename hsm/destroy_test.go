@@ -259,3 +259,36 @@ func TestDestroyingWithReadOnlySessions(t *testing.T) {
 	madeUnderWrap2 := wrapKnown(t, h, seed.SHA1, rfcSecret(20))
 	require.Equal(t, wrap2, madeUnderWrap2.wrapped.Key)
 }
+
+// Who has lost the login is shown no keys. That is no reason to say that there are none, or that one is destroyed.
+func TestFaultDestroyingWithoutALogin(t *testing.T) {
+	tok := twoWraps(t)
+	file := &answerFile{answers: tok.KnownAnswers}
+	r := newRigOn(t, tok, func(c *hsm.Config) { c.Answers = file.read })
+	before := refsOf(t, r.HSM)
+	r.faults.LoseLogin()
+	require.NoError(t, r.Refresh(t.Context()))
+	require.Equal(t, before, refsOf(t, r.HSM))
+	r.faults.LoseLogin()
+	require.ErrorIs(t, r.DestroyKey(t.Context(), wrap2), seed.ErrKeyActive)
+	r.faults.LoseLogin()
+	require.NoError(t, r.DestroyKey(t.Context(), wrap1))
+	r.faults.LoseLogin()
+	require.NoError(t, r.DestroyKey(t.Context(), wrap1))
+	keys, marks := objects(t, r.HSM, wrap1)
+	require.Zero(t, keys)
+	require.Equal(t, 1, marks)
+	require.EqualValues(t, 5, r.generation())
+}
+
+// A module that says that it destroyed a key, but did not, is found out.
+func TestADestructionThatDidNotHappen(t *testing.T) {
+	h := quick(t, twoWraps(t))
+	require.ErrorContains(t, h.CheckErased(wrap1), "but did not", "there are the key and no mark")
+	require.NoError(t, h.MarkMeanwhile(wrap1))
+	require.ErrorContains(t, h.CheckErased(wrap1), "but did not", "there are both")
+	require.NoError(t, h.RemoveMeanwhile(wrap1))
+	require.NoError(t, h.CheckErased(wrap1))
+	require.NoError(t, h.RemoveMeanwhile(wrap2))
+	require.ErrorContains(t, h.CheckErased(wrap2), "CKR_USER_NOT_LOGGED_IN", "nothing is seen of any wrapping key")
+}

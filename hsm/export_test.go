@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -444,4 +445,14 @@ func (h *HSM) MarkMeanwhile(ref seed.KeyRef) error {
 		_, err := s.p.CreateObject(s.handle, markTemplate(ref))
 		return err
 	})
+}
+
+// CheckErased looks, as DestroyKey does in the end, whether a key is gone.
+func (h *HSM) CheckErased(ref seed.KeyRef) error {
+	var verdict error
+	err := h.meanwhile(func(_ *generation, s *session) error {
+		verdict = s.checkErased(ref)
+		return nil
+	})
+	return errors.Join(err, verdict)
 }

@@ -19,7 +19,7 @@ import (
 var masterLabels = []string{"wrap", "derive", "seal", "digest", "lookup", "data", "import", "backup", "audit"}
 
 // renote takes the token's keys, whatever they are, for those of the ceremony.
-func renote(t *testing.T, tok *softhsm.Token) {
+func renote(t testing.TB, tok *softhsm.Token) {
 	t.Helper()
 	var err error
 	tok.KnownAnswers, err = hsm.CreateKeys(t.Context(), tok.Config())
@@ -136,12 +136,12 @@ func objectFiles(t *testing.T, tok *softhsm.Token) []string {
 }
 
 // quick opens a token of the test's own, with quick retries and a log.
-func quick(t *testing.T, tok *softhsm.Token) *hsm.HSM {
+func quick(t testing.TB, tok *softhsm.Token) *hsm.HSM {
 	t.Helper()
 	return quickWith(t, tok)
 }
 
-func quickWith(t *testing.T, tok *softhsm.Token, change ...func(*hsm.Config)) *hsm.HSM {
+func quickWith(t testing.TB, tok *softhsm.Token, change ...func(*hsm.Config)) *hsm.HSM {
 	t.Helper()
 	c := tok.Config()
 	c.ReopenInterval = 10 * time.Millisecond

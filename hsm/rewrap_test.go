@@ -19,7 +19,7 @@ import (
 var wrap1, wrap2 = seed.KeyRef{Label: "wrap", Version: 1}, seed.KeyRef{Label: "wrap", Version: 2}
 
 // twoWraps is a token with two versions of the wrapping master key.
-func twoWraps(t *testing.T) *softhsm.Token {
+func twoWraps(t testing.TB) *softhsm.Token {
 	t.Helper()
 	tok := softhsm.New(t)
 	require.NoError(t, hsm.CreateKey(tok.Config(), wrap2))

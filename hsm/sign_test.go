@@ -2,6 +2,7 @@ package hsm_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 	"github.com/stretchr/testify/require"
@@ -67,9 +69,10 @@ func TestOpenSSLVerifiesASignature(t *testing.T) {
 // Signing has sessions of its own: it works while verification has taken all others, and takes none from it.
 func TestSigningTakesNoSessionFromVerification(t *testing.T) {
 	h := open(t, func(c *hsm.Config) { c.PoolSessions = 2 })
-	message := []byte("checkpoint")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	require.NoError(t, h.WithAllSessions(func() {
-		signed, err := h.SignAudit(t.Context(), message)
+		signed, err := h.SignAudit(ctx, []byte("checkpoint"))
 		require.NoError(t, err)
 		require.NotEmpty(t, signed.DER)
 	}))

@@ -98,7 +98,7 @@ func (h *HSM) knownAnswers() []KnownAnswer {
 
 // refresh brings the keys of a leased generation up to date. refused is what was left out or is missing; err an outage.
 func (h *HSM) refresh(g *generation, s *session, answers []KnownAnswer) (refused, err error) {
-	found, err := readKeys(s)
+	found, err := seeKeys(s)
 	if err != nil {
 		return nil, err
 	}

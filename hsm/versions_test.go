@@ -314,3 +314,65 @@ func TestRefreshWithoutAnAnswerFileFindsNothing(t *testing.T) {
 	require.NoError(t, h.Refresh(t.Context()))
 	require.ElementsMatch(t, versions(1), refsOf(t, h))
 }
+
+// Customers verify and enrol while keys are found, made active, seeds rewrapped and the old keys destroyed: each result is
+// right, nobody is refused, and the HSM is never opened anew.
+func TestARotationUnderLoad(t *testing.T) {
+	h, file := refreshable(t)
+	customers := []known{wrapKnown(t, h, seed.SHA1, rfcSecret(20)), wrapKnown(t, h, seed.SHA256, rfcSecret(32)), wrapKnown(t, h, seed.SHA512, rfcSecret(64))}
+	moved := make([]atomic.Pointer[known], len(customers))
+	for i := range customers {
+		moved[i].Store(&customers[i])
+	}
+	var stop atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		done <- together(6, func(i int) error {
+			for !stop.Load() {
+				k := moved[i%len(moved)].Load()
+				sum, err := k.mac(t.Context(), h, []byte("message"))
+				if err == nil && !slices.Equal(sum, k.software([]byte("message"))) {
+					err = errWrong
+				}
+				if err == nil {
+					_, err = h.SignAudit(t.Context(), []byte("checkpoint"))
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}()
+	for version := uint32(2); version <= 4; version++ {
+		for _, ref := range versions(version) {
+			if ref.Label != "import" { // made slowly
+				require.NoError(t, h.CreateKeyMeanwhile(ref))
+			}
+		}
+		var err error
+		file.answers, err = h.NoteMeanwhile()
+		require.NoError(t, err)
+		require.NoError(t, h.Refresh(t.Context()))
+		active := slices.DeleteFunc(versions(version), func(ref seed.KeyRef) bool { return ref.Label == "import" })
+		require.NoError(t, h.Use(active))
+		for i := range moved {
+			k := *moved[i].Load()
+			k.wrapped, err = h.Rewrap(t.Context(), k.wrapped, k.hash)
+			require.NoError(t, err)
+			require.Equal(t, version, k.wrapped.Key.Version)
+			moved[i].Store(&k)
+		}
+		if version > 2 { // by now nobody uses what was moved the last time
+			for _, ref := range versions(version - 2) {
+				if ref.Label != "import" {
+					require.NoError(t, h.DestroyKey(t.Context(), ref))
+				}
+			}
+		}
+	}
+	stop.Store(true)
+	require.NoError(t, <-done)
+	require.EqualValues(t, 1, h.Stats().Generation)
+	require.Len(t, refsOf(t, h), 2*(len(masterLabels)-1)+1)
+}
