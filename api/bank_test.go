@@ -30,6 +30,7 @@ import (
 	"ramzban/hsm"
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
 	"ramzban/keyservice/otp"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
@@ -85,8 +86,10 @@ func debugLog(b *logBuffer) *slog.Logger {
 // bank is the whole service, every part real: SoftHSM, Badger, use cases, and the API over mutual TLS.
 type bank struct {
 	*world
-	db  *badgerstore.Store
-	now *clock
+	db      *badgerstore.Store
+	now     *clock
+	service *keyservice.Service
+	denials api.Rate // that one client may cause; zero: the default
 }
 
 // clock is the use cases' clock; the API's own is the real one, because certificates are held against it.
@@ -107,24 +110,44 @@ func (c *clock) add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
+// birth is when the use cases' clock begins.
+var birth = time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)
+
 func openBank(t testing.TB) *bank {
+	t.Helper()
+	b := &bank{now: &clock{now: birth}}
+	b.openForRoles(t)
+	return b
+}
+
+// openForRoles opens the service for one client of each role.
+func (b *bank) openForRoles(t testing.TB) {
+	t.Helper()
+	directory, err := authz.NewDirectory(roleNames())
+	require.NoError(t, err)
+	b.open(t, newAuthority(t, "test authority"), keyservice.Persons{Directory: directory})
+}
+
+// open opens the service for the clients of a directory, and these officers.
+func (b *bank) open(t testing.TB, ca *authority, p keyservice.Persons) {
 	t.Helper()
 	module, err := opened()
 	require.NoError(t, err)
 	log := &logBuffer{}
-	b := &bank{now: &clock{now: time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)}}
 	entries := audit.NewLog("node-1")
 	b.db, err = badgerstore.Open(badgerstore.Options{Dir: t.TempDir(), Node: "node-1", Clock: b.now.time, Sequencer: entries.Sequence, Log: debugLog(log)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.db.Close()) })
 	service, err := keyservice.New(t.Context(), keyservice.Config{
 		HSM: module, Store: b.db, Audit: entries, Node: "node-1", Uses: []string{"second-pin", "login"}, FailedSubjects: 1000, Clock: b.now.time, Log: debugLog(log),
-		Guess: guessLimits, Profiles: profiles(),
+		Guess: guessLimits, Profiles: profiles(), Persons: p,
 	})
 	require.NoError(t, err)
-	b.world = start(t, service, func(o *api.Options) { o.Log = debugLog(log) })
+	b.service = service
+	b.world = startAs(t, ca, service, func(o *api.Options) {
+		o.Log, o.Directory, o.Denials = debugLog(log), p.Directory, b.denials
+	})
 	b.log = log
-	return b
 }
 
 var guessLimits = keyservice.GuessLimits{FreeMisses: 3, BaseDelay: time.Second, MaxDelay: time.Hour, WindowDays: 30, MaxMisses: 100}

@@ -194,6 +194,11 @@ var examples = map[string]example{
 		wire.ResyncRequest{OTP1: examplePassword, OTP2: "170284"},
 		wire.ResyncAnswer{Serial: exampleSerial, Result: "accepted", DriftSeconds: 120, Audit: wire.Audit{Node: "node-1", Index: 1844}},
 	},
+	"propose":       {exampleProposed, exampleProposal("waiting")},
+	"proposals":     {answer: wire.ProposalsAnswer{Installation: exampleInstallation, Officers: []string{"officer-1", "officer-2"}, Proposals: []wire.Proposal{exampleProposal("waiting")}}},
+	"proposal":      {answer: forms{"waiting": exampleProposal("waiting"), "done": exampleProposal("done")}},
+	"approve":       {exampleApproved, exampleProposal("approved")},
+	"withdraw":      {answer: exampleProposal("withdrawn")},
 	"audit-logs":    {answer: wire.AuditLogsAnswer{Logs: []wire.AuditLog{{Node: "node-1", Entries: 1843}, {Node: "node-2", Entries: 971}}}},
 	"audit-entries": {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843}},
 	"compare-audit": {answer: forms{

@@ -23,7 +23,7 @@ var answerTypes = map[string]any{
 	"SubjectDeactivationAnswer": wire.SubjectDeactivationAnswer{}, "ImportKeyAnswer": wire.ImportKeyAnswer{},
 	"VerificationAnswer": wire.VerificationAnswer{}, "ChallengeAnswer": wire.ChallengeAnswer{}, "CodeAnswer": wire.CodeAnswer{},
 	"ResyncAnswer": wire.ResyncAnswer{}, "AuditAnswer": wire.AuditAnswer{}, "AuditLogsAnswer": wire.AuditLogsAnswer{}, "ComparisonAnswer": wire.ComparisonAnswer{},
-	"TimeAnswer": wire.TimeAnswer{}, "BulkAnswer": wire.BulkAnswer{}, "BulkResult": wire.BulkResult{},
+	"Proposal": wire.Proposal{}, "ProposalsAnswer": wire.ProposalsAnswer{}, "TimeAnswer": wire.TimeAnswer{}, "BulkAnswer": wire.BulkAnswer{}, "BulkResult": wire.BulkResult{},
 }
 
 // shownIn returns the examples of a body, as they are sent.
@@ -82,7 +82,7 @@ func TestRequestExamplesAreTaken(t *testing.T) {
 		}
 	})
 	require.Equal(t, 2, sent["verify"], "by serial and by card")
-	require.Len(t, sent, 14)
+	require.Len(t, sent, 16)
 }
 
 // TestRequestExamplesPassTheUseCases: nor do the use cases refuse them for it. A token or code that is not there is

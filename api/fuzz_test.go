@@ -134,6 +134,6 @@ func parameterRoutes(t testing.TB, b *bank) []matrixRow {
 			with = append(with, row)
 		}
 	}
-	require.Len(t, with, 15)
+	require.Len(t, with, 18)
 	return with
 }

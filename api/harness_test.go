@@ -78,8 +78,14 @@ type world struct {
 // start serves s over mutual TLS; edit changes the options first.
 func start(t testing.TB, s api.Service, edit func(*api.Options)) *world {
 	t.Helper()
+	return startAs(t, newAuthority(t, "test authority"), s, edit)
+}
+
+// startAs is start with an authority that was made before.
+func startAs(t testing.TB, ca *authority, s api.Service, edit func(*api.Options)) *world {
+	t.Helper()
 	w := &world{
-		t: t, ca: newAuthority(t, "test authority"), log: &logBuffer{}, metrics: prometheus.NewRegistry(), served: make(chan error, 1),
+		t: t, ca: ca, log: &logBuffer{}, metrics: prometheus.NewRegistry(), served: make(chan error, 1),
 		certs: map[string]tls.Certificate{}, https: map[string]*http.Client{},
 	}
 	dir, err := authz.NewDirectory(roleNames())

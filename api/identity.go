@@ -16,6 +16,7 @@ import (
 
 	"ramzban/api/wire"
 	"ramzban/keyservice"
+	"ramzban/keyservice/authz/approval"
 )
 
 // public is what answers without a client certificate. Everything else, known or not, needs one.
@@ -59,7 +60,7 @@ func (s *Server) timeout(r routeInfo) time.Duration {
 func (s *Server) identify(ctx *fasthttp.RequestCtx, x *exchange) *Problem {
 	leaf, err := verifiedLeaf(ctx, s.TLS, s.Clock())
 	if err == nil {
-		if caller, known := s.Directory.Lookup(certificateName(leaf)); known {
+		if caller, known := s.Directory.Lookup(approval.CertificateName(leaf)); known {
 			x.caller = caller
 			return s.limits.client(x)
 		}
@@ -83,13 +84,13 @@ func (s *Server) isClient(state tls.ConnectionState) bool {
 	if len(state.VerifiedChains) == 0 {
 		return false
 	}
-	_, known := s.Directory.Lookup(certificateName(state.VerifiedChains[0][0]))
+	_, known := s.Directory.Lookup(approval.CertificateName(state.VerifiedChains[0][0]))
 	return known
 }
 
 // unknown refuses a certificate that is nobody's, and says in the log what to add to the configuration.
 func (s *Server) unknown(leaf *x509.Certificate, x *exchange) *Problem {
-	name := certificateName(leaf)
+	name := approval.CertificateName(leaf)
 	if p := s.limits.stranger(x, name); p != nil {
 		return p
 	}
@@ -132,18 +133,6 @@ func certificateCode(err error) string {
 		return wire.CodeCertificateRevoked
 	}
 	return wire.CodeCertificateRequired
-}
-
-// certificateName is the URI in the subject alternative names, else the common name. Several URIs name nobody: which of
-// them counts would be a guess.
-func certificateName(leaf *x509.Certificate) string {
-	switch len(leaf.URIs) {
-	case 0:
-		return leaf.Subject.CommonName
-	case 1:
-		return leaf.URIs[0].String()
-	}
-	return ""
 }
 
 // checkBody refuses what huma would let pass: a body of another type or of none, and one that no route reads.

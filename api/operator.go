@@ -18,6 +18,7 @@ import (
 	"ramzban/api/wire"
 	"ramzban/keyservice"
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/authz/approval"
 )
 
 // OperatorOptions is what the operator listener is made of: /healthz, /readyz and /metrics.
@@ -115,7 +116,7 @@ func (o *Operator) admit(c *fiber.Ctx) error {
 	if err != nil {
 		return o.refuse(c, certificateCode(err), "")
 	}
-	caller, known := o.Directory.Lookup(certificateName(leaf))
+	caller, known := o.Directory.Lookup(approval.CertificateName(leaf))
 	if !known {
 		return o.refuse(c, wire.CodeCertificateUnknown, "")
 	}

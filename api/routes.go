@@ -37,6 +37,7 @@ func (s *Server) useCases() {
 	s.tokenRoutes()
 	s.passwordRoutes()
 	s.auditRoutes()
+	s.proposalRoutes()
 	s.bulkRoute()
 	huma.Register(s.huma, s.timeOperation(), s.time)
 }

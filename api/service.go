@@ -5,6 +5,7 @@ import (
 
 	"ramzban/keyservice"
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/authz/approval"
 	"ramzban/keyservice/seed"
 )
 
@@ -33,6 +34,11 @@ type Service interface {
 	Verify(ctx context.Context, c authz.Caller, r keyservice.VerifyRequest) (keyservice.Verdict, error)
 	AuditLogs(ctx context.Context, c authz.Caller) ([]keyservice.AuditLog, error)
 	AuditEntries(ctx context.Context, c authz.Caller, node string, from uint64, limit int) ([]keyservice.LoggedEntry, error)
+	Propose(ctx context.Context, c authz.Caller, signed approval.Signed) (keyservice.ProposalView, error)
+	Approve(ctx context.Context, c authz.Caller, id string, signed approval.Signed) (keyservice.ProposalView, error)
+	Withdraw(ctx context.Context, c authz.Caller, id string) (keyservice.ProposalView, error)
+	Proposal(ctx context.Context, c authz.Caller, id string) (keyservice.ProposalView, error)
+	Proposals(ctx context.Context, c authz.Caller) (keyservice.Control, error)
 	CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error)
 }
 

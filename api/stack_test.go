@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ramzban/api"
 	"ramzban/api/wire"
 	"ramzban/keyservice/authz"
 )
@@ -118,6 +119,11 @@ func matrix(serial string) []matrixRow {
 		{"get /v1/audit/entries", authz.Auditor, "", 200, ""},
 		{"get /v1/audit/logs", authz.Auditor, "", 200, ""},
 		{"get /v1/audit/comparison", authz.Auditor, "", 200, ""},
+		{"post /v1/proposals", authz.Officer, `{"document":"{}","signature":"AAAA","certificate":"AAAA"}`, 422, "document_invalid"},
+		{"get /v1/proposals", authz.Officer, "", 200, ""},
+		{"get /v1/proposals/{id}", authz.Officer, "", 404, "proposal_not_found"},
+		{"post /v1/proposals/{id}/approval", authz.Officer, `{"document":"{}","signature":"AAAA","certificate":"AAAA"}`, 404, "proposal_not_found"},
+		{"post /v1/proposals/{id}/withdrawal", authz.Officer, "", 404, "proposal_not_found"},
 		{"post /v1/tokens/{serial}/deactivate", authz.Issuer, "", 200, ""},
 	}
 }
@@ -125,7 +131,8 @@ func matrix(serial string) []matrixRow {
 // TestRoleMatrix calls every route of the OpenAPI document as every role, without a certificate, and with one that
 // belongs to nobody. Only the role the table names gets through; nobody else changes or learns anything.
 func TestRoleMatrix(t *testing.T) {
-	b := openBank(t)
+	b := &bank{now: &clock{now: birth}, denials: api.Rate{PerSecond: 1000, Burst: 1000}}
+	b.openForRoles(t)
 	serial := b.issue(1).Serial
 	rows := matrix(serial)
 	checkMatrixIsComplete(t, b.document(t), rows)
