@@ -30,6 +30,9 @@ type Config struct {
 	Guessing GuessingConfig `yaml:"guessing"`
 	// Clients maps certificates to named clients and persons and their roles. Who is not here may do nothing.
 	Clients []ClientConfig `yaml:"clients"`
+	// Officers are the names of the first security officers, clients with that role, of whom two must agree on what none may
+	// do alone; with none named, nothing can be proposed. Looked at by a database that has no officers yet, and never again.
+	Officers []string `yaml:"officers,omitempty"`
 	// Limits bound how often one client may ask.
 	Limits LimitsConfig `yaml:"limits"`
 	// Log says what is logged, and how.

@@ -29,7 +29,7 @@ func wrong(key, format string, a ...any) error {
 // Validate checks everything that can be checked without opening a file, a port or the HSM. Its errors name the key.
 func (c Config) Validate() error {
 	checks := []func() error{c.checkNode, c.checkAddresses, c.checkPaths, c.checkHSM, c.Store.validate, c.checkProfiles, c.checkUses, c.checkGuessing,
-		c.checkClients, c.checkLimits, c.checkLog, c.checkTimeouts}
+		c.checkClients, c.checkOfficers, c.checkLimits, c.checkLog, c.checkTimeouts}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
@@ -141,6 +141,23 @@ func (c Config) checkClients() error {
 	}
 	_, err := c.directory()
 	return err
+}
+
+// checkOfficers: an officer alone could agree with nobody.
+func (c Config) checkOfficers() error {
+	if len(c.Officers) == 1 {
+		return wrong("officers", "name at least two, or none")
+	}
+	for i, name := range c.Officers {
+		at := slices.IndexFunc(c.Clients, func(client ClientConfig) bool { return client.Name == name })
+		if at < 0 || !slices.Contains(c.Clients[at].Roles, string(authz.Officer)) {
+			return wrong("officers", "%q is no client with the role officer", name)
+		}
+		if slices.Contains(c.Officers[:i], name) {
+			return wrong("officers", "%q is there twice: name each person once", name)
+		}
+	}
+	return nil
 }
 
 func roleNames() string {

@@ -145,6 +145,7 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		"guessing":                        func(c *Config) { c.Guessing.MaxMisses = 101 },
 		"clients":                         func(c *Config) { c.Clients = nil },
 		"clients[0].roles":                func(c *Config) { c.Clients[0].Roles = nil },
+		"officers":                        func(c *Config) { c.Officers = []string{c.Clients[0].Name, c.Clients[1].Name} },
 		"limits.requests_per_second":      func(c *Config) { c.Limits.RequestsPerSecond = 0 },
 		"limits.requests_at_once":         func(c *Config) { c.Limits.RequestsAtOnce = -1 },
 		"limits.denials_per_second":       func(c *Config) { c.Limits.DenialsPerSecond = 0 },
@@ -218,6 +219,25 @@ func TestClientsOfOneCertificateAreRefused(t *testing.T) {
 	require.NoError(t, c.Validate())
 	c.Clients[1].Roles = []string{"king"}
 	require.ErrorContains(t, c.Validate(), `"king" is not one of issuer, activator, courier`)
+}
+
+func TestOfficersAreAtLeastTwoClientsWithTheRole(t *testing.T) {
+	c, err := parseConfig([]byte(exampleConfig))
+	require.NoError(t, err)
+	for _, name := range []string{"a", "b"} {
+		c.Clients = append(c.Clients, ClientConfig{Name: name, Certificates: []string{name}, Roles: []string{"auditor", "officer"}})
+	}
+	for says, officers := range map[string][]string{
+		"": {"b", "a"}, "name at least two": {"a"}, "is there twice": {"a", "b", "a"}, `"c" is no client`: {"a", "c"}, `"auditor" is no client`: {"a", "auditor"},
+	} {
+		c.Officers = officers
+		if says == "" {
+			require.NoError(t, c.Validate())
+			continue
+		}
+		require.ErrorContains(t, c.Validate(), "officers: ")
+		require.ErrorContains(t, c.Validate(), says)
+	}
 }
 
 func TestOwnProfilesJoinTheShippedOnes(t *testing.T) {

@@ -20,6 +20,7 @@ var devClients = []ClientConfig{
 	{Name: "core-banking", Certificates: []string{"core-banking"}, Roles: []string{"verifier"}},
 	{Name: "officer-1", Certificates: []string{"officer-1"}, Roles: []string{"officer"}},
 	{Name: "officer-2", Certificates: []string{"officer-2"}, Roles: []string{"officer"}},
+	{Name: "officer-3", Certificates: []string{"officer-3"}, Roles: []string{"officer"}}, // none of the first officers
 	{Name: "auditor", Certificates: []string{"auditor"}, Roles: []string{"auditor"}},
 	{Name: "operator", Certificates: []string{"operator"}, Roles: []string{"operator"}},
 }
@@ -89,5 +90,6 @@ func devConfig(dir string, token *softhsm.Token) Config {
 	c.HSM.Environment = map[string]string{"SOFTHSM2_CONF": token.Conf}
 	c.Store.Badger.Dir = filepath.Join(dir, "badger")
 	c.Clients = devClients
+	c.Officers = []string{"officer-1", "officer-2"}
 	return c
 }

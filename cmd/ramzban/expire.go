@@ -18,6 +18,11 @@ func (n *node) startJobs(ctx context.Context) {
 		expireRows(ctx, hourly.C, n.service.Expire, n.log)
 	})
 	n.jobs.Go(func() {
+		often := time.NewTicker(carryOutEvery)
+		defer often.Stop()
+		carryOutApproved(ctx, n.service.Approved(), often.C, n.service.CarryOut, n.log)
+	})
+	n.jobs.Go(func() {
 		minutely := time.NewTicker(skewEvery)
 		defer minutely.Stop()
 		n.skew.watch(ctx, minutely.C, n.log)

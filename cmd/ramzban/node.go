@@ -32,6 +32,7 @@ type node struct {
 
 	newDatabase bool // the database is to be made
 
+	persons    keyservice.Persons // whose signatures count
 	service    *keyservice.Service
 	skew       *skew
 	jobs       sync.WaitGroup // what runs without being asked; see startJobs
@@ -57,6 +58,10 @@ func (n *node) open(ctx context.Context) error {
 	}
 	registry := newRegistry()
 	registry.MustRegister(crlMetric(revoked))
+	n.persons = keyservice.Persons{Directory: directory, Roots: conf.ClientCAs, Officers: n.config.Officers}
+	if revoked != nil {
+		n.persons.Revoked = revoked.verifyChain
+	}
 	service, err := n.openService(ctx, registry)
 	if err != nil {
 		return err
@@ -96,6 +101,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, n.config.Store), Audit: log, Node: n.config.Node,
 		Profiles: n.config.profiles(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
 		FailedSubjects: n.config.Limits.FailedSubjectsPerHour, Clock: n.clock, Log: n.log, Observer: newDecisions(registry),
+		Persons: n.persons,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the key service: %w", err)

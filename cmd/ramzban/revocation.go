@@ -57,14 +57,22 @@ func (r *revocations) verify(state tls.ConnectionState) error {
 	if len(state.VerifiedChains) == 0 {
 		return nil
 	}
+	for _, chain := range state.VerifiedChains {
+		if err := r.verifyChain(chain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifyChain refuses a certificate, the first of a chain, if any of them is revoked, or if that is not known.
+func (r *revocations) verifyChain(chain []*x509.Certificate) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refresh()
-	for _, chain := range state.VerifiedChains {
-		for i, issuer := range chain[1:] {
-			if err := r.lists.check(chain[i], issuer, r.now()); err != nil {
-				return err
-			}
+	for i, issuer := range chain[1:] {
+		if err := r.lists.check(chain[i], issuer, r.now()); err != nil {
+			return err
 		}
 	}
 	return nil
