@@ -195,7 +195,7 @@ var examples = map[string]example{
 		wire.ResyncAnswer{Serial: exampleSerial, Result: "accepted", DriftSeconds: 120, Audit: wire.Audit{Node: "node-1", Index: 1844}},
 	},
 	"propose":       {exampleProposed, exampleProposal("waiting")},
-	"proposals":     {answer: wire.ProposalsAnswer{Installation: exampleInstallation, Officers: []string{"officer-1", "officer-2"}, Proposals: []wire.Proposal{exampleProposal("waiting")}}},
+	"proposals":     {answer: wire.ProposalsAnswer{Caller: "officer-1", Installation: exampleInstallation, Officers: []string{"officer-1", "officer-2"}, Proposals: []wire.Proposal{exampleProposal("waiting")}}},
 	"proposal":      {answer: forms{"waiting": exampleProposal("waiting"), "done": exampleProposal("done")}},
 	"approve":       {exampleApproved, exampleProposal("approved")},
 	"withdraw":      {answer: exampleProposal("withdrawn")},

@@ -35,7 +35,7 @@ func (s *Server) proposalRoutes() {
 	}, s.propose)
 	handle(s, route{
 		method: get, path: "/v1/proposals", id: "proposals", role: authz.Officer, status: http.StatusOK,
-		summary: "List proposals and officers", description: "With the installation's name, which every proposal must hold.",
+		summary: "List proposals and officers", description: "With the installation and the caller by name, as the documents of this caller must hold them.",
 		codes: []keyservice.Code{keyservice.CodeTampered},
 	}, s.proposals)
 	handle(s, proposalRoute(get, "", "proposal", "Show a proposal", "With the exact text that was signed, and what became of it."), s.proposal)
@@ -76,7 +76,9 @@ func (s *Server) proposal(ctx context.Context, c authz.Caller, in *proposalInput
 
 func (s *Server) proposals(ctx context.Context, c authz.Caller, _ *noInput) (wire.ProposalsAnswer, error) {
 	all, err := s.Service.Proposals(ctx, c)
-	a := wire.ProposalsAnswer{Installation: all.Installation, Officers: append([]string{}, all.Officers...), Proposals: make([]wire.Proposal, len(all.Proposals))}
+	a := wire.ProposalsAnswer{
+		Caller: all.Caller, Installation: all.Installation, Officers: append([]string{}, all.Officers...), Proposals: make([]wire.Proposal, len(all.Proposals)),
+	}
 	for i, v := range all.Proposals {
 		a.Proposals[i] = proposalAnswer(v)
 	}

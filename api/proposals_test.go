@@ -50,7 +50,7 @@ func (r *recorder) Proposal(ctx context.Context, c authz.Caller, id string) (key
 }
 
 func (r *recorder) Proposals(ctx context.Context, c authz.Caller) (keyservice.Control, error) {
-	return keyservice.Control{Installation: "5d0f", Officers: []string{"a", "b"}, Proposals: []keyservice.ProposalView{someProposal("5d0f")}}, r.note(ctx, "proposals", c, nil)
+	return keyservice.Control{Caller: c.Name, Installation: "5d0f", Officers: []string{"a", "b"}, Proposals: []keyservice.ProposalView{someProposal("5d0f")}}, r.note(ctx, "proposals", c, nil)
 }
 
 func TestProposalsTravel(t *testing.T) {
@@ -71,6 +71,7 @@ func TestProposalsTravel(t *testing.T) {
 	require.Equal(t, "5d0f", decode[wire.Proposal](t, w.send("officer", "GET", "/v1/proposals/5d0f", "")).ID)
 	all := decode[wire.ProposalsAnswer](t, w.send("officer", "GET", "/v1/proposals", ""))
 	require.Equal(t, []string{"a", "b"}, all.Officers)
+	require.Equal(t, "the-officer", all.Caller)
 	require.Len(t, all.Proposals, 1)
 }
 

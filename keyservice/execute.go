@@ -137,6 +137,9 @@ func (s *Service) due(ctx context.Context) (due []storedProposal, err error) {
 	}
 	defer snap.Close()
 	err = snap.Scan(ctx, proposalRows, proposalRows, func(it store.Item) error {
+		if _, err := s.ringOf(ctx, it); err != nil {
+			return err
+		}
 		p, err := s.openProposal(it)
 		if err != nil {
 			return s.alarmOnce(ctx, it, err)
@@ -198,7 +201,7 @@ func (s *Service) advance(ctx context.Context, x *execution) (ended bool, err er
 	if refusal = s.wasApproved(p); refusal != nil {
 		return true, s.conclude(ctx, x, p, decision{}, refusal)
 	}
-	d, refusal, err := s.executors()[p.document.Action].run(ctx, x)
+	d, refusal, err := s.actions[p.document.Action].run(ctx, x)
 	if err != nil {
 		return false, err
 	}
@@ -214,7 +217,7 @@ func (s *Service) begin(ctx context.Context, x *execution, p storedProposal, now
 	if _, _, err := s.verifier().Approved(p.Signed, *p.Approval, s.rules(o, now)); err != nil {
 		return true, s.conclude(ctx, x, p, decision{}, paperwork(err))
 	}
-	e, known := s.executors()[p.document.Action]
+	e, known := s.actions[p.document.Action]
 	if !known {
 		return true, s.conclude(ctx, x, p, decision{}, &Error{Code: CodeDocumentInvalid, Detail: "this version knows no such action"})
 	}
@@ -238,7 +241,7 @@ func (s *Service) begin(ctx context.Context, x *execution, p storedProposal, now
 
 // wasApproved looks again at the signatures of what was begun: a row alone starts nothing.
 func (s *Service) wasApproved(p storedProposal) *Error {
-	if p.Approval == nil || s.executors()[p.document.Action].run == nil {
+	if p.Approval == nil || s.actions[p.document.Action].run == nil {
 		return &Error{Code: CodeDocumentInvalid, Detail: "there is no approval of an action that this version knows"}
 	}
 	rules := approval.Rules{
@@ -262,7 +265,7 @@ func (s *Service) conclude(ctx context.Context, x *execution, p storedProposal, 
 	d.entry.Outcome = audit.Done
 	if refusal != nil {
 		p.State, p.Result = ProposalFailed, refusal.Detail
-		d = decision{entry: audit.Entry{Outcome: audit.Failed, Reason: string(refusal.Code)}}
+		d = decision{entry: audit.Entry{Outcome: audit.Failed, Reason: string(refusal.Code), Detail: refusal.Detail}}
 		s.Log.WarnContext(ctx, "what two officers agreed on was not carried out", "proposal", p.id, "action", p.document.Action, "reason", refusal.Detail, "error", refusal.Err)
 	}
 	row, sequence, err := s.writeProposal(p)

@@ -55,6 +55,9 @@ func (s *Service) loadOfficers(ctx context.Context) (officers, store.Require, er
 	if require.Version == 0 {
 		return officers{}, require, nil
 	}
+	if _, err := s.ringOf(ctx, items[0]); err != nil {
+		return officers{}, require, err
+	}
 	o, err := unmac[officers](s, items[0], officersRow)
 	if err == nil && o.Schema != schema {
 		err = &tampered{what: officersRow, err: errors.New("not a row of this version")}

@@ -74,6 +74,7 @@ type ProposalView struct {
 
 // Control is what there is to agree on.
 type Control struct {
+	Caller       string // who asks, by name: what the caller's documents must hold
 	Installation string
 	Officers     []string
 	Proposals    []ProposalView // the newest first, at most MaxProposals
@@ -97,7 +98,7 @@ func (s *Service) Proposals(ctx context.Context, c authz.Caller) (Control, error
 		if err != nil {
 			return decision{}, nil, err
 		}
-		list = Control{Installation: s.installation(), Officers: append([]string{}, o.Names...)}
+		list = Control{Caller: c.Name, Installation: s.installation(), Officers: append([]string{}, o.Names...)}
 		all, err := s.allProposals(ctx)
 		slices.SortFunc(all, func(a, b storedProposal) int {
 			return cmp.Or(cmp.Compare(b.MadeAt, a.MadeAt), strings.Compare(a.id, b.id))
@@ -172,6 +173,9 @@ func (s *Service) loadProposal(ctx context.Context, id string) (storedProposal, 
 	}
 	if items[0].Version == 0 {
 		return storedProposal{}, unknown, nil
+	}
+	if _, err := s.ringOf(ctx, items[0]); err != nil {
+		return storedProposal{}, nil, err
 	}
 	p, err := s.openProposal(items[0])
 	return p, nil, err

@@ -24,7 +24,7 @@ func TestTwoOfficersChangeTheOfficers(t *testing.T) {
 		require.Equal(t, approval.ID(made.Signed.Document), made.ID)
 		list, err := other.Proposals(ctx, bob)
 		require.NoError(t, err)
-		require.Equal(t, Control{Installation: w.installation(), Officers: []string{"alice", "bob", "carol"}, Proposals: []ProposalView{made}}, list)
+		require.Equal(t, Control{Caller: "bob", Installation: w.installation(), Officers: []string{"alice", "bob", "carol"}, Proposals: []ProposalView{made}}, list)
 
 		ended, err := w.CarryOut(ctx)
 		require.NoError(t, err)

@@ -72,7 +72,7 @@ func (s *Service) step(p storedProposal, signed approval.Signed) (decision, erro
 	return decision{
 		change: store.Change{Require: []store.Require{p.require}, Put: []store.Put{row}, Until: p.document.ExpiresAt},
 		entry: audit.Entry{
-			Outcome: audit.Done, Reason: p.document.Action, State: sequence, Proposal: p.id,
+			Outcome: audit.Done, Detail: p.document.Action, State: sequence, Proposal: p.id,
 			Document: signed.Document, Signature: signed.Signature, Certificate: signed.Certificate,
 		},
 	}, err
@@ -85,7 +85,7 @@ func (s *Service) rules(o officers, now time.Time) approval.Rules {
 
 // mayPropose says why an officer's well signed proposal is not taken all the same.
 func (s *Service) mayPropose(ctx context.Context, p approval.Proposal, now time.Time) (*Error, error) {
-	all := s.executors()
+	all := s.actions
 	e, known := all[p.Action]
 	if !known {
 		return &Error{Code: CodeDocumentInvalid, Detail: fmt.Sprintf("the action is none of %s", strings.Join(slices.Sorted(maps.Keys(all)), ", "))}, nil

@@ -61,9 +61,10 @@ type Service struct {
 	stalled   atomic.Bool                             // the last commit was not written: nothing is looked at before one is
 	scan      sync.Mutex                              // held by the one comparison that may run
 	leaseTerm time.Duration
-	approved  chan struct{} // see Approved
-	alarmed   sync.Map      // rows whose tampering was alarmed, by store.Require
-	head      atomic.Uint64 // what is committed from now on has this index in this node's log or a higher one
+	actions   map[string]executor // under dual control, by name
+	approved  chan struct{}       // see Approved
+	alarmed   sync.Map            // rows whose tampering was alarmed, by store.Require
+	head      atomic.Uint64       // what is committed from now on has this index in this node's log or a higher one
 }
 
 // checkedSeals bounds the memory of rows whose seal was checked: about 150 bytes each. A row that fell out is checked
@@ -100,7 +101,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 		return nil, fmt.Errorf("making the cache of subjects: %w", err)
 	}
 	s := &Service{Config: c, sealed: sealed, subjects: subjects, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
-	s.approved = make(chan struct{}, 1)
+	s.approved, s.actions = make(chan struct{}, 1), s.executors()
 	if err := s.openRing(ctx); err != nil {
 		return nil, fmt.Errorf("opening the key ring: %w", err)
 	}

@@ -27,6 +27,7 @@ type Proposal struct {
 
 // ProposalsAnswer is what there is to agree on (GET /v1/proposals).
 type ProposalsAnswer struct {
+	Caller       string     `json:"caller" doc:"Who asks, by the name that the caller's documents must hold" example:"officer-1"`
 	Installation string     `json:"installation" doc:"What proposals for this installation must name" example:"5d0f6f3c1b7e49a2"`
 	Officers     []string   `json:"officers" doc:"Who may propose and approve, by name" example:"[\"officer-1\",\"officer-2\"]"`
 	Proposals    []Proposal `json:"proposals" doc:"The newest first, at most 100"`

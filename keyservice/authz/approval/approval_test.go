@@ -217,6 +217,9 @@ func TestSignaturesOfEveryKindOfKey(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "Alice", person)
 			require.NoError(t, opensslVerifies(t, s))
+			claimed, err := s.Claimed()
+			require.NoError(t, err)
+			require.Equal(t, "alice", claimed)
 			for i := range document {
 				changed := s
 				changed.Document = bytes.Clone(document)
@@ -228,6 +231,8 @@ func TestSignaturesOfEveryKindOfKey(t *testing.T) {
 			_, err = a.verifier().Signer(s, now)
 			require.ErrorIs(t, err, approval.ErrSignature)
 			require.Error(t, opensslVerifies(t, s))
+			_, err = s.Claimed()
+			require.ErrorIs(t, err, approval.ErrSignature)
 			_, err = approval.Sign(document, ecKey(t, elliptic.P256()), a.certify("alice", key.Public(), nil))
 			require.ErrorIs(t, err, approval.ErrCertificate, "another's key")
 		})

@@ -61,6 +61,16 @@ func (v Verifier) Signer(s Signed, at time.Time) (string, error) {
 	return person, nil
 }
 
+// Claimed returns the name in the certificate whose key signed the document: ErrCertificate or ErrSignature. Whether the
+// certificate counts, and whose it is, only a Verifier knows.
+func (s Signed) Claimed() (string, error) {
+	leaf, _, err := s.certificates()
+	if err != nil {
+		return "", err
+	}
+	return CertificateName(leaf), s.matches(leaf)
+}
+
 // checkChain: without roots Go would trust the system's.
 func (v Verifier) checkChain(leaf *x509.Certificate, intermediates []*x509.Certificate, at time.Time) error {
 	if v.Roots == nil || v.Person == nil {
