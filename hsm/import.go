@@ -120,14 +120,18 @@ func (g *generation) importWith(s *session, ref seed.KeyRef, wrapped []byte, has
 		return seed.Imported{}, err
 	}
 	made := seed.Imported{ForStore: w}
-	made.Fingerprint, err = g.fingerprint(s, want)
+	lookup, _ := g.ring().current(labelLookup)
+	made.Fingerprint, err = g.fingerprint(s, lookup, want)
 	return made, err
 }
 
-// fingerprint passes a MAC that was made with a seed through the lookup key.
-func (g *generation) fingerprint(s *session, made []byte) (m seed.MACed, err error) {
-	var key pkcs11.ObjectHandle
-	m.Key, key = g.ring().current(labelLookup)
+// fingerprint passes a MAC that was made with a seed through a version of the lookup key.
+func (g *generation) fingerprint(s *session, ref seed.KeyRef, made []byte) (m seed.MACed, err error) {
+	key, err := g.ring().get(ref)
+	if err != nil {
+		return seed.MACed{}, err
+	}
+	m.Key = ref
 	m.Sum, err = s.hmac(key, seed.SHA256, tagged(purposeFingerprint, made))
 	return m, err
 }

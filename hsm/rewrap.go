@@ -86,6 +86,22 @@ func (g *generation) signStored(s *session, w seed.Wrapped, hash seed.Hash) (sum
 
 // Fingerprint makes the fingerprint of a stored seed, as Import does, under the active lookup key. Errors as of Rewrap.
 func (h *HSM) Fingerprint(ctx context.Context, w seed.Wrapped, hash seed.Hash) (seed.MACed, error) {
+	return h.fingerprint(ctx, w, hash, func(g *generation) seed.KeyRef {
+		ref, _ := g.ring().current(labelLookup)
+		return ref
+	})
+}
+
+// FingerprintWith makes it under a given version of the lookup key; seed.ErrKeyNotFound if the HSM lacks that.
+func (h *HSM) FingerprintWith(ctx context.Context, lookup seed.KeyRef, w seed.Wrapped, hash seed.Hash) ([]byte, error) {
+	if lookup.Label != labelLookup {
+		return nil, fmt.Errorf("fingerprint a seed: %s is no lookup key", lookup)
+	}
+	made, err := h.fingerprint(ctx, w, hash, func(*generation) seed.KeyRef { return lookup })
+	return made.Sum, err
+}
+
+func (h *HSM) fingerprint(ctx context.Context, w seed.Wrapped, hash seed.Hash, under func(*generation) seed.KeyRef) (seed.MACed, error) {
 	if err := h.checkStored(w, hash); err != nil {
 		return seed.MACed{}, fmt.Errorf("fingerprint a seed: %w", err)
 	}
@@ -97,7 +113,7 @@ func (h *HSM) Fingerprint(ctx context.Context, w seed.Wrapped, hash seed.Hash) (
 				return err
 			}
 			defer clear(sum)
-			made, err = g.fingerprint(s, sum)
+			made, err = g.fingerprint(s, under(g), sum)
 			return err
 		})
 	})

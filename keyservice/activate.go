@@ -219,11 +219,9 @@ func (s *Service) rightCode(ctx context.Context, t token, r ActivateRequest) (bo
 	}
 	subject := t.Subject.Sum
 	if t.Class == ClassCard || r.Subject.Reveal() != "" {
-		p, err := s.HSM.Pseudonym(ctx, t.Class, r.Subject)
-		if err != nil {
+		if subject, err = s.HSM.PseudonymWith(ctx, t.Subject.Key, t.Class, r.Subject); err != nil {
 			return false, err
 		}
-		subject = p.Sum
 	}
 	sameSubject := hmac.Equal(subject, t.Subject.Sum)
 	return sameCode(code, r.Code) && sameSubject, nil

@@ -104,7 +104,7 @@ func TestStrangersDoNotUseUpACustomersCode(t *testing.T) {
 func (w *world) activationGuesses(subject string) budget {
 	p, err := w.HSM.Pseudonym(context.Background(), ClassCard, seed.NewSubject(subject))
 	require.NoError(w.t, err)
-	b, _, err := w.loadBudget(context.Background(), p.Sum, activationUse, false)
+	b, _, err := w.loadBudget(context.Background(), p, activationUse, false)
 	require.NoError(w.t, err)
 	return b
 }
@@ -256,7 +256,7 @@ func TestGuessesAtCodesAreNotTakenBack(t *testing.T) {
 	wrong := p.nameless(card(1), wrongCode(w.code(issued)))
 	tok, err := w.load(context.Background(), issued.Serial)
 	require.NoError(t, err)
-	key := budgetKey(tok.Subject.Sum, activationUse)
+	key := budgetKey(tok.Subject, activationUse)
 	older := w.row(key)
 	require.Equal(t, CodeActivationWrong, CodeOf(w.activating(wrong)))
 	newest := w.row(key)

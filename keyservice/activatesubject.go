@@ -16,9 +16,9 @@ const activationUse = "/activation"
 
 // subjectActivation is everything one decision about an activation without a serial is made from.
 type subjectActivation struct {
-	token          // that the subject has to make passwords offline; none if its serial is empty
-	guesses budget // of the subject's activation codes
-	subject []byte // pseudonym
+	token              // that the subject has to make passwords offline; none if its serial is empty
+	guesses budget     // of the subject's activation codes
+	subject seed.MACed // pseudonym
 	code    seed.Code
 	rows    []store.Require // besides the token's
 }
@@ -28,6 +28,10 @@ func (s *Service) activationBySubject(ctx context.Context, r ActivateRequest, wh
 	dev, bad := parseHolder(r)
 	if bad != nil {
 		return token{}, refuse(bad.Code, bad.Detail), nil
+	}
+	who, err = s.still(ctx, who, r.Class, r.Subject)
+	if err != nil {
+		return token{}, decision{}, err
 	}
 	a, err := s.subjectActivation(ctx, r, who)
 	if err != nil {

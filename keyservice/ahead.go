@@ -49,7 +49,7 @@ func (s *Service) foreseen(r VerifyRequest, who owner) []store.Key {
 	} else if seen, ok := s.subjects.Get(r.Serial); ok {
 		subject = seen
 	}
-	if subject != nil {
+	if subject.Sum != nil {
 		keys = append(keys, budgetKey(subject, r.Use))
 	}
 	for _, serial := range who.serials {

@@ -13,14 +13,17 @@ import (
 
 // owner is whose password a request is about, as far as it is known before anything is decided.
 type owner struct {
-	subject []byte   // pseudonym, if the request names a subject
-	serials []string // the tokens it may come from, for their locks
+	subject seed.MACed   // pseudonym, if the request names a subject
+	older   []seed.MACed // those under older versions of the lookup key; nothing stands under them any more
+	under   *keyring     // the key ring that these were made under
+	moved   bool         // something of the subject stood under an older one until now
+	serials []string     // the tokens it may come from, for their locks
 }
 
 // limited is what counts as one subject when the subjects of a caller are counted.
 func (o owner) limited() string {
-	if o.subject != nil {
-		return string(o.subject)
+	if o.subject.Sum != nil {
+		return string(o.subject.Sum)
 	}
 	return o.serials[0]
 }
@@ -33,13 +36,13 @@ func (s *Service) whose(ctx context.Context, r VerifyRequest) (owner, error) {
 	return s.ownerOf(ctx, r.Class, r.Subject)
 }
 
-// ownerOf makes the subject's pseudonym and finds its live tokens.
+// ownerOf makes the subject's pseudonym and finds its live tokens. What is stored of the subject under an older version of
+// the lookup key moves first.
 func (s *Service) ownerOf(ctx context.Context, class string, subject seed.Subject) (owner, error) {
-	pseudonym, err := s.HSM.Pseudonym(ctx, class, subject)
+	o, err := s.see(ctx, class, subject)
 	if err != nil {
-		return owner{}, hsmError(err)
+		return owner{}, err
 	}
-	o := owner{subject: pseudonym.Sum}
 	items, err := s.Store.Get(ctx, liveKeys(class, o.subject)...)
 	if err != nil {
 		return owner{}, storeError(err)
@@ -53,16 +56,16 @@ func (s *Service) ownerOf(ctx context.Context, class string, subject seed.Subjec
 }
 
 // liveKeys are the rows that name a subject's live tokens: the one whose passwords are sent first.
-func liveKeys(class string, pseudonym []byte) []store.Key {
-	return []store.Key{liveKey(class, KindSMS, pseudonym), liveKey(class, KindOffline, pseudonym)}
+func liveKeys(class string, subject seed.MACed) []store.Key {
+	return []store.Key{liveKey(class, KindSMS, subject), liveKey(class, KindOffline, subject)}
 }
 
 // attempt is everything one decision about a typed password is made from.
 type attempt struct {
 	VerifyRequest
 	now     time.Time
-	subject []byte  // pseudonym
-	tokens  []token // that it may come from
+	subject seed.MACed // pseudonym
+	tokens  []token    // that it may come from
 	guesses budget
 	limits  []GuessLimits // of those tokens, and by subject those for strangers; all must let it pass
 	require []store.Require
@@ -88,8 +91,8 @@ func (s *Service) attempt(ctx context.Context, r VerifyRequest, who owner) (atte
 	if t.Policy.PINDigits > 0 && t.PIN == nil {
 		return a, "", noPIN()
 	}
-	s.subjects.Add(t.Serial, t.Subject.Sum)
-	a.subject, a.tokens, a.limits = t.Subject.Sum, []token{t}, []GuessLimits{t.Guess}
+	s.subjects.Add(t.Serial, t.Subject)
+	a.subject, a.tokens, a.limits = t.Subject, []token{t}, []GuessLimits{t.Guess}
 	return a, "", s.loadGuesses(ctx, &a, true)
 }
 
@@ -139,7 +142,7 @@ func (s *Service) loadLive(ctx context.Context, it store.Item) (token, error) {
 		return token{}, err
 	}
 	t, err := s.load(ctx, p.Serial)
-	if CodeOf(err) == CodeTokenNotFound || err == nil && liveKey(t.Class, t.kind(), t.Subject.Sum) != it.Key {
+	if CodeOf(err) == CodeTokenNotFound || err == nil && liveKey(t.Class, t.kind(), t.Subject) != it.Key {
 		return token{}, &tampered{what: "live token", err: errors.New("it names a token that is not the subject's"), serial: p.Serial}
 	}
 	return t, err

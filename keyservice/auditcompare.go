@@ -9,6 +9,7 @@ import (
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
+	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
 
@@ -176,7 +177,7 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 	}
 	var twice []Discrepancy
 	for use, sequence := range l.Budgets {
-		key := budgetKey(r.Subject.Sum, use)
+		key := budgetKey(r.Subject, use)
 		if r.Serial != "" {
 			twice = append(twice, addTo(budgets, key, serial, *sequence)...)
 		}
@@ -184,17 +185,26 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 		if err != nil {
 			return nil, err
 		}
+		if b.Schema == 0 && s.outlived(r, r.Subject) {
+			continue // what the subject still has stands under another pseudonym
+		}
 		all = append(all, Discrepancy{Serial: serial, What: "guess budget", Logged: sequence.End().Last, Stored: b.Sequence})
 	}
 	live, err := s.compareLive(ctx, snap, r)
 	if err != nil {
 		return nil, err
 	}
-	seed, err := s.compareHolder(ctx, snap, r)
+	maker, err := s.compareHolder(ctx, snap, r)
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(older(append(all, live, seed)), silent(serial, l.Silent(r.Revision, st.Sequence)), twice), nil
+	return slices.Concat(older(append(all, live, maker)), silent(serial, l.Silent(r.Revision, st.Sequence)), twice), nil
+}
+
+// outlived says that a token ended before what names it in the keys of other rows moved on to another version of the lookup
+// key.
+func (s *Service) outlived(r record, name seed.MACed) bool {
+	return r.Status == Deactivated && name.Key != s.ring.Load().activeOf(lookupLabel)
 }
 
 // addTo adds what was logged of a budget under one token to what was logged of it under others; it returns what was
@@ -242,7 +252,7 @@ func (s *Service) compareLive(ctx context.Context, snap store.Snapshot, r record
 		return d, nil
 	}
 	d.Logged = 1
-	p, err := stored(ctx, snap, liveKey(r.Class, r.kind(), r.Subject.Sum), func(it store.Item) (pointer, error) { return unmac[pointer](s, it, "live token") })
+	p, err := stored(ctx, snap, liveKey(r.Class, r.kind(), r.Subject), func(it store.Item) (pointer, error) { return unmac[pointer](s, it, "live token") })
 	if p.Serial == r.Serial {
 		d.Stored = 1
 	}

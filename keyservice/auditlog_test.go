@@ -94,7 +94,7 @@ func TestARemovedLiveRowIsFound(t *testing.T) {
 	p := w.enrol(card(1), "offline-60")
 	tok, err := w.load(context.Background(), p.serial)
 	require.NoError(t, err)
-	live := liveKey(tok.Class, tok.kind(), tok.Subject.Sum)
+	live := liveKey(tok.Class, tok.kind(), tok.Subject)
 	w.attack(nil, live)
 	found, err := w.CompareAudit(context.Background(), auditor)
 	require.NoError(t, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
 
@@ -132,7 +133,7 @@ func dayOf(t time.Time) uint32 { return uint32(t.Unix() / int64(day/time.Second)
 func inWindow(d uint32, l GuessLimits, today uint32) bool { return d+uint32(l.WindowDays) >= today }
 
 // loadBudget reads the guess budget of a subject and use. A budget that must be there and is not was deleted: *tampered.
-func (s *Service) loadBudget(ctx context.Context, subject []byte, use string, must bool) (budget, store.Item, error) {
+func (s *Service) loadBudget(ctx context.Context, subject seed.MACed, use string, must bool) (budget, store.Item, error) {
 	items, err := s.get(ctx, budgetKey(subject, use))
 	if err != nil {
 		return budget{}, store.Item{}, storeError(err)
@@ -144,7 +145,10 @@ func (s *Service) loadBudget(ctx context.Context, subject []byte, use string, mu
 	return b, items[0], err
 }
 
-func (s *Service) budgetRow(subject []byte, use string, b budget) (store.Put, error) {
+func (s *Service) budgetRow(subject seed.MACed, use string, b budget) (store.Put, error) {
+	if err := s.ring.Load().writable(subject.Key); err != nil {
+		return store.Put{}, err
+	}
 	b.Schema = schema
 	return s.mac(budgetKey(subject, use), b)
 }

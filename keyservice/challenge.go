@@ -67,6 +67,10 @@ func (s *Service) Challenge(ctx context.Context, c authz.Caller, r ChallengeRequ
 		if full != nil {
 			return activationRow{}, decision{}, s.tooManySubjects(ctx, c, authz.AskChallenge, "", full)
 		}
+		who, err := s.still(ctx, who, r.Class, r.Subject)
+		if err != nil {
+			return activationRow{}, decision{}, err
+		}
 		made, d, err := s.challenge(ctx, c, r, who)
 		return activationRow{made.ID, made.ExpiresAt.UnixMilli()}, d, err
 	})
@@ -127,7 +131,7 @@ func (s *Service) newChallenge(ctx context.Context, c authz.Caller, r ChallengeR
 		return challenge{}, err
 	}
 	made := challenge{
-		ID: hex.EncodeToString(random[:16]), Nonce: random[16:], Use: r.Use, Caller: c.Name,
+		ID: hex.EncodeToString(random[:16]), Nonce: random[16:], Use: r.Use, Caller: c.Name, Subject: t.Subject.Sum,
 		ExpiresAt: now.Add(t.Policy.Validity).UnixMilli(),
 	}
 	if r.Transaction == nil {
@@ -312,7 +316,7 @@ func smsMessage(t token, ch challenge, transaction *otp.Transaction) ([]byte, er
 	if transaction != nil {
 		fields = transactionFields(*transaction)
 	}
-	return store.Encode([]any{"ramzban/sms-code/1", ch.ID, t.Subject.Sum, ch.Use, fields, ch.Nonce})
+	return store.Encode([]any{"ramzban/sms-code/1", ch.ID, ch.Subject, ch.Use, fields, ch.Nonce})
 }
 
 func transactionFields(t otp.Transaction) []string {

@@ -49,7 +49,7 @@ func (s *Service) newCode(ctx context.Context, r record) (*codeRecord, error) {
 		return nil, err
 	}
 	code := &codeRecord{
-		ID: hex.EncodeToString(random[:16]), Nonce: random[16:], ExpiresAt: s.Clock().Add(codeLifetime).UnixMilli(),
+		ID: hex.EncodeToString(random[:16]), Nonce: random[16:], ExpiresAt: s.Clock().Add(codeLifetime).UnixMilli(), Subject: r.Subject.Sum,
 	}
 	input, err := codeInput(r, code)
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *Service) makeCode(ctx context.Context, r record) (seed.Code, error) {
 }
 
 func codeInput(r record, c *codeRecord) ([]byte, error) {
-	return store.Encode([][]byte{[]byte(r.Serial), c.Nonce, r.Subject.Sum})
+	return store.Encode([][]byte{[]byte(r.Serial), c.Nonce, c.Subject})
 }
 
 func sameCode(a, b seed.Code) bool {

@@ -40,9 +40,10 @@ type executor struct {
 // executors are all actions under dual control, by name. A restore has no service to run on: `ramzban restore` looks at its
 // documents itself.
 func (s *Service) executors() map[string]executor {
-	return map[string]executor{
-		ActionOfficers: {check: s.checkOfficersChange, run: s.changeOfficers},
-	}
+	all := s.keyExecutors()
+	all[ActionOfficers] = executor{check: s.checkOfficersChange, run: s.changeOfficers}
+	all[ActionFeed] = executor{check: s.checkFeed, run: s.openFeed}
+	return all
 }
 
 const proposalsJob = "proposals"

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -42,6 +43,9 @@ func TestMain(m *testing.M) {
 		defer func() { _ = os.RemoveAll(dir) }()
 		token, err := softhsm.Provision(context.Background(), dir)
 		if err != nil {
+			panic(err)
+		}
+		if err = token.Hold(context.Background(), furtherKeys()); err != nil {
 			panic(err)
 		}
 		if theHSM, err = hsm.Open(context.Background(), token.Config()); err != nil {
@@ -104,20 +108,57 @@ func entryKey(index uint64) store.Key {
 	return audit.EntryKey(audit.Position{Node: "node-1", Index: index})
 }
 
-// faultyHSM is the real HSM; while fail is set, seeds cannot be used. It counts the MACs made under seeds.
+// faultyHSM is the real HSM; while fail is set, seeds cannot be used. It counts the MACs made under seeds. Of the master
+// keys it has the first versions, and those that were revealed.
 type faultyHSM struct {
 	HSM
-	mu   sync.Mutex
-	fail error
-	macs int
+	mu       sync.Mutex
+	fail     error
+	macs     int
+	revealed map[seed.KeyRef]bool
+}
+
+func (f *faultyHSM) failing() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fail
+}
+
+func (f *faultyHSM) setFailing(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail = err
+}
+
+func (f *faultyHSM) Rewrap(ctx context.Context, w seed.Wrapped, h seed.Hash) (seed.Wrapped, error) {
+	if err := f.failing(); err != nil {
+		return seed.Wrapped{}, err
+	}
+	return f.HSM.Rewrap(ctx, w, h)
+}
+
+func (f *faultyHSM) Keys(ctx context.Context) ([]seed.MasterKey, error) {
+	all, err := f.HSM.Keys(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.DeleteFunc(all, func(m seed.MasterKey) bool { return m.Key.Version > 1 && !f.revealed[m.Key] }), err
+}
+
+func (f *faultyHSM) Use(refs []seed.KeyRef) error {
+	f.mu.Lock()
+	for _, ref := range refs {
+		if ref.Version > 1 && !f.revealed[ref] {
+			f.mu.Unlock()
+			return fmt.Errorf("%w: %s", seed.ErrKeyNotFound, ref)
+		}
+	}
+	f.mu.Unlock()
+	return f.HSM.Use(refs)
 }
 
 func (f *faultyHSM) UseSeed(ctx context.Context, w seed.Wrapped, h seed.Hash, fn func(seed.MAC) error) error {
-	f.mu.Lock()
-	fail := f.fail
-	f.mu.Unlock()
-	if fail != nil {
-		return fail
+	if err := f.failing(); err != nil {
+		return err
 	}
 	return f.HSM.UseSeed(ctx, w, h, func(mac seed.MAC) error {
 		return fn(func(message []byte) ([]byte, error) {
@@ -236,7 +277,7 @@ func newCluster(t testing.TB, skews ...time.Duration) []*world {
 
 // begin starts the node for the rest of the test.
 func (w *world) begin() {
-	w.hsm = &faultyHSM{HSM: theHSM}
+	w.hsm = &faultyHSM{HSM: theHSM, revealed: map[seed.KeyRef]bool{}}
 	w.start()
 	w.t.Cleanup(func() { require.NoError(w.t, w.db.Close()) })
 }

@@ -33,7 +33,9 @@ type HSM interface {
 	// one under the active key is returned as it is. Fingerprint makes the fingerprint of a stored seed, as Import does,
 	// under the active lookup key. seed.ErrBadBlob: the HSM refuses the blob; seed.ErrKeyNotFound: it lacks its key.
 	Rewrap(ctx context.Context, w seed.Wrapped, hash seed.Hash) (seed.Wrapped, error)
+	// FingerprintWith makes it under a given version.
 	Fingerprint(ctx context.Context, w seed.Wrapped, hash seed.Hash) (seed.MACed, error)
+	FingerprintWith(ctx context.Context, lookup seed.KeyRef, w seed.Wrapped, hash seed.Hash) ([]byte, error)
 
 	// Seal MACs data for one purpose under the active seal key; CheckSeal returns seed.ErrBadSeal if it does not match.
 	Seal(ctx context.Context, purpose string, data []byte) (seed.MACed, error)

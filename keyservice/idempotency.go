@@ -172,7 +172,7 @@ func (r *idempotent) rows(ctx context.Context) ([]store.Item, error) {
 // keep adds the row of a decision to it.
 func (r *idempotent) keep(ctx context.Context, rows []store.Item, d decision, answer any) (_ decision, err error) {
 	o := outcome{Schema: schema, Node: r.Node, After: r.head.Load()}
-	if r.asked.Sum == nil {
+	if r.asked.Key != r.ring.Load().activeOf(digestLabel) { // also when that was rotated between two tries
 		if r.asked, err = r.HSM.Digest(ctx, idempotencyPurpose, r.says); err != nil {
 			return decision{}, err
 		}

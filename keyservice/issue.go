@@ -81,11 +81,11 @@ func (s *Service) Issue(ctx context.Context, c authz.Caller, r IssueRequest) (Is
 
 // issue decides once: it refuses if a live token exists, else makes every row of a new one.
 func (s *Service) issue(ctx context.Context, r IssueRequest) (token, decision, error) {
-	pseudonym, err := s.HSM.Pseudonym(ctx, r.Class, r.Subject)
+	who, err := s.see(ctx, r.Class, r.Subject)
 	if err != nil {
 		return token{}, decision{}, err
 	}
-	live := liveKey(r.Class, kindOf(r.Channel), pseudonym.Sum)
+	live := liveKey(r.Class, kindOf(r.Channel), who.subject)
 	items, err := s.Store.Get(ctx, live)
 	if err != nil {
 		return token{}, decision{}, storeError(err)
@@ -96,11 +96,14 @@ func (s *Service) issue(ctx context.Context, r IssueRequest) (token, decision, e
 		}
 		return token{}, refuse(CodeLiveTokenExists, "this subject has a live token of this class and kind: deactivate it first"), nil
 	}
-	t, err := s.newToken(ctx, r, pseudonym)
+	t, err := s.newToken(ctx, r, who.subject)
 	if err != nil {
 		return token{}, decision{}, err
 	}
 	d, err := s.firstRows(ctx, t, live)
+	for _, older := range who.older { // nor is there one under an older pseudonym
+		d.change.Require = append(d.change.Require, store.Require{Key: liveKey(r.Class, kindOf(r.Channel), older)})
+	}
 	return t, d, err
 }
 
@@ -179,7 +182,7 @@ func (s *Service) addPointer(key store.Key, serial string, d *decision) error {
 func (s *Service) addBudgets(ctx context.Context, t token, uses []string, d *decision) error {
 	keys := make([]store.Key, len(uses))
 	for i, use := range uses {
-		keys[i] = budgetKey(t.Subject.Sum, use)
+		keys[i] = budgetKey(t.Subject, use)
 	}
 	items, err := s.Store.Get(ctx, keys...)
 	if err != nil {
@@ -201,6 +204,9 @@ func (s *Service) addBudgets(ctx context.Context, t token, uses []string, d *dec
 
 // commitment is what audit entries show of a subject: a digest that nobody can search without the token's salt.
 func (r record) commitment() []byte {
+	if r.Subject.Sum == nil {
+		return nil
+	}
 	sum := sha256.Sum256(slices.Concat([]byte("ramzban/subject-commitment/1\x00"), r.Salt, r.Subject.Sum))
 	return sum[:]
 }

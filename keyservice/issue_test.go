@@ -77,13 +77,13 @@ func TestBudgetsAreMadeWithTheToken(t *testing.T) {
 	tok, err := w.load(context.Background(), issued.Serial)
 	require.NoError(t, err)
 	for _, use := range []string{"second-pin", "login", resyncUse, activationUse} {
-		w.row(budgetKey(tok.Subject.Sum, use))
+		w.row(budgetKey(tok.Subject, use))
 	}
 	bare := w.optedIn(card(2))
 	require.Empty(t, w.shown(bare.Serial).Uses, "uses may be connected later")
 	tok, err = w.load(context.Background(), bare.Serial)
 	require.NoError(t, err)
-	items, err := w.db.Get(context.Background(), budgetKey(tok.Subject.Sum, resyncUse), budgetKey(tok.Subject.Sum, "second-pin"))
+	items, err := w.db.Get(context.Background(), budgetKey(tok.Subject, resyncUse), budgetKey(tok.Subject, "second-pin"))
 	require.NoError(t, err)
 	require.NotZero(t, items[0].Version)
 	require.Equal(t, store.Item{Key: items[1].Key}, items[1])

@@ -117,7 +117,7 @@ func without(all, these []string) []string {
 
 // liveRow reads the row that makes this token its subject's live one; a *tampered if it is missing or names another.
 func (s *Service) liveRow(ctx context.Context, t token) (store.Item, error) {
-	items, err := s.Store.Get(ctx, liveKey(t.Class, t.kind(), t.Subject.Sum))
+	items, err := s.Store.Get(ctx, liveKey(t.Class, t.kind(), t.Subject))
 	if err != nil {
 		return store.Item{}, storeError(err)
 	}

@@ -28,7 +28,7 @@ type holder struct {
 
 const makerSeedRow = "maker seed" // as errors and the log name it
 
-func makerSeedKey(fingerprint []byte) store.Key { return store.Key("h/" + string(fingerprint)) }
+func makerSeedKey(fingerprint seed.MACed) store.Key { return store.Key("h/" + named(fingerprint)) }
 
 // enrolHardware takes the seed of a hardware token from its maker, inside the HSM. A blob that the HSM refuses is the
 // caller's fault: the service did not make it.
@@ -41,6 +41,9 @@ func (s *Service) enrolHardware(ctx context.Context, t token, dev device) (token
 		return t, nil, err
 	}
 	t.Seed = &made.ForStore
+	if err := s.seeSeed(ctx, made, t.Policy.Hash); err != nil {
+		return t, nil, err
+	}
 	t, inUse, err := s.takeOver(ctx, t, made.Fingerprint)
 	if err != nil || inUse != nil {
 		return t, inUse, err
@@ -48,10 +51,50 @@ func (s *Service) enrolHardware(ctx context.Context, t token, dev device) (token
 	return t.pending(dev), nil, nil
 }
 
+// seeSeed moves the row of a maker's seed to the active version of the lookup key, if it stands under an older one: nobody
+// else can, once the token that had the seed last has ended.
+func (s *Service) seeSeed(ctx context.Context, made seed.Imported, hash seed.Hash) error {
+	for _, key := range s.ring.Load().older(lookupLabel) {
+		sum, err := s.HSM.FingerprintWith(ctx, key, made.ForStore, hash)
+		if err != nil {
+			return err
+		}
+		from := makerSeedKey(seed.MACed{Key: key, Sum: sum})
+		_, err = s.decide(ctx, itself, moveSubject, "", func() (decision, error) { return s.seedMoved(ctx, from, made.Fingerprint) })
+		if err != nil && !errors.Is(err, errNothingToMove) {
+			return err
+		}
+	}
+	return nil
+}
+
+// seedMoved makes the decision that moves a seed's row, and the fingerprint in the record of the token that it names.
+func (s *Service) seedMoved(ctx context.Context, from store.Key, to seed.MACed) (decision, error) {
+	items, err := s.Store.Get(ctx, from)
+	if err != nil {
+		return decision{}, storeError(err)
+	}
+	if items[0].Version == 0 {
+		return decision{}, errNothingToMove
+	}
+	last, err := s.lastHolder(ctx, items[0])
+	if err != nil {
+		return decision{}, err
+	}
+	var with decision
+	if last, err = s.moveHolder(ctx, last, to, &with); err != nil {
+		return decision{}, err
+	}
+	d, err := s.save(ctx, last)
+	d.entry.Serial = last.Serial
+	d.add(with.change)
+	return d, err
+}
+
 // takeOver makes the token the next holder of a maker's seed, from the watermark of the last one on. It refuses while that
 // one is not deactivated.
 func (s *Service) takeOver(ctx context.Context, t token, fingerprint seed.MACed) (token, *Error, error) {
-	items, err := s.Store.Get(ctx, makerSeedKey(fingerprint.Sum))
+	items, err := s.Store.Get(ctx, makerSeedKey(fingerprint))
 	if err != nil {
 		return t, nil, storeError(err)
 	}
@@ -88,12 +131,15 @@ func (s *Service) lastHolder(ctx context.Context, it store.Item) (token, error) 
 
 // is says whether the record is of the token that this row names.
 func (m *makerRecord) is(row store.Key, h holder) bool {
-	return m != nil && makerSeedKey(m.Fingerprint.Sum) == row && m.Holder == h.Holder
+	return m != nil && makerSeedKey(m.Fingerprint) == row && m.Holder == h.Holder
 }
 
 // addHolder adds the row of the maker's seed that the token got; its precondition is among the token's.
 func (s *Service) addHolder(t token, d *decision) error {
-	row, err := s.mac(makerSeedKey(t.Maker.Fingerprint.Sum), holder{Schema: schema, Serial: t.Serial, Holder: t.Maker.Holder})
+	if err := s.ring.Load().writable(t.Maker.Fingerprint.Key); err != nil {
+		return err
+	}
+	row, err := s.mac(makerSeedKey(t.Maker.Fingerprint), holder{Schema: schema, Serial: t.Serial, Holder: t.Maker.Holder})
 	if err != nil {
 		return err
 	}
@@ -108,9 +154,12 @@ func (s *Service) compareHolder(ctx context.Context, snap store.Snapshot, r reco
 		return d, nil
 	}
 	d.Logged = r.Maker.Holder
-	h, err := stored(ctx, snap, makerSeedKey(r.Maker.Fingerprint.Sum), func(it store.Item) (holder, error) { return unmac[holder](s, it, makerSeedRow) })
+	h, err := stored(ctx, snap, makerSeedKey(r.Maker.Fingerprint), func(it store.Item) (holder, error) { return unmac[holder](s, it, makerSeedRow) })
 	if h.Serial == r.Serial || h.Holder != r.Maker.Holder {
 		d.Stored = h.Holder
+	}
+	if h.Schema == 0 && s.outlived(r, r.Maker.Fingerprint) {
+		d.Logged = 0 // a later holder's row stands under another fingerprint
 	}
 	return d, err
 }

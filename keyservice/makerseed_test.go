@@ -196,7 +196,7 @@ func TestExchangedAndOlderSeedRowsAreSeen(t *testing.T) {
 	for i, serial := range []string{first, second} {
 		tok, err := w.load(ctx, serial)
 		require.NoError(t, err)
-		keys[i] = makerSeedKey(tok.Maker.Fingerprint.Sum)
+		keys[i] = makerSeedKey(tok.Maker.Fingerprint)
 	}
 	one, two := w.row(keys[0]), w.row(keys[1])
 	third := w.issuedHardware(card(3))

@@ -29,7 +29,7 @@ type record struct {
 	Channel   string          `cbor:"4,keyasint"` // app, pwa, hardware, sms
 	Uses      []string        `cbor:"5,keyasint"`
 	Status    Status          `cbor:"6,keyasint"`
-	Subject   seed.MACed      `cbor:"7,keyasint"` // pseudonym
+	Subject   seed.MACed      `cbor:"7,keyasint"` // pseudonym; none of a deactivated token whose lookup key was rotated
 	LastFour  seed.Encrypted  `cbor:"8,keyasint"` // the subject's last four characters
 	Salt      []byte          `cbor:"9,keyasint"` // of the subject's commitment in audit entries, 16 bytes
 	Profile   string          `cbor:"10,keyasint"`
@@ -50,7 +50,13 @@ type record struct {
 // keys are the versions of master keys without which something of the record could not be read any more. Its seal's is not
 // among them: it is made anew with every change. Nor is that which the seed was derived with: it is wrapped under another.
 func (r record) keys() (keys []seed.KeyRef) {
-	keys = append(keys, r.Subject.Key, r.LastFour.Key)
+	keys = append(keys, r.LastFour.Key)
+	if r.Subject.Sum != nil {
+		keys = append(keys, r.Subject.Key)
+	}
+	if r.Maker != nil && r.Status != Deactivated { // of an ended one, the seed's row says whether it still matters
+		keys = append(keys, r.Maker.Fingerprint.Key)
+	}
 	if r.Seed != nil {
 		keys = append(keys, r.Seed.Key)
 	}
@@ -94,6 +100,7 @@ type codeRecord struct {
 	Nonce     []byte      `cbor:"2,keyasint"`
 	Key       seed.KeyRef `cbor:"3,keyasint"`
 	ExpiresAt int64       `cbor:"4,keyasint"` // Unix milliseconds
+	Subject   []byte      `cbor:"5,keyasint"` // the pseudonym that it is bound to: the one of that time
 }
 
 // deviceRecord is the one device a token lives on. Hardware has no id but the token's serial.
@@ -127,6 +134,7 @@ type challenge struct {
 	Caller      string          `cbor:"6,keyasint"`           // who asked
 	Transaction *seed.Encrypted `cbor:"7,keyasint,omitempty"` // what it is for, if it is bound …
 	For         []byte          `cbor:"8,keyasint,omitempty"` // … and a keyed digest of that
+	Subject     []byte          `cbor:"9,keyasint"`           // the pseudonym that it is bound to: the one of that time
 }
 
 // pointer is a row that names a token: the live token of a subject, or the token of a code.

@@ -42,7 +42,7 @@ func TestThePhoneThatHoldsATokenGivesItUp(t *testing.T) {
 		w.lastEntry(authz.RemoveToken, mobileBank, audit.Done, p.serial)
 
 		require.Equal(t, ReasonNotActive, w.try(p, p.password()).Reason)
-		live, err := w.db.Get(context.Background(), liveKey(tok.Class, tok.kind(), tok.Subject.Sum))
+		live, err := w.db.Get(context.Background(), liveKey(tok.Class, tok.kind(), tok.Subject))
 		require.NoError(t, err)
 		require.Zero(t, live[0].Version, "the subject may have another token")
 		tok, err = w.load(context.Background(), p.serial)
@@ -130,7 +130,7 @@ func TestATamperedTokenIsNotRemoved(t *testing.T) {
 	p := w.enrol(card(1), "offline-60")
 	tok, err := w.load(context.Background(), p.serial)
 	require.NoError(t, err)
-	for _, key := range []store.Key{recordKey(p.serial), stateRowKey(p.serial), liveKey(tok.Class, tok.kind(), tok.Subject.Sum)} {
+	for _, key := range []store.Key{recordKey(p.serial), stateRowKey(p.serial), liveKey(tok.Class, tok.kind(), tok.Subject)} {
 		original := w.row(key)
 		for what, edited := range w.edits(key) {
 			w.attack([]store.Put{edited})

@@ -74,7 +74,7 @@ func (s *Service) resync(ctx context.Context, r ResyncRequest) (ResyncVerdict, d
 		return unsynced(t, ReasonNotActive, 0)
 	}
 	now := s.Clock()
-	tries, it, err := s.loadBudget(ctx, t.Subject.Sum, resyncUse, true)
+	tries, it, err := s.loadBudget(ctx, t.Subject, resyncUse, true)
 	if err != nil {
 		return ResyncVerdict{}, decision{}, err
 	}
@@ -141,7 +141,7 @@ func unsynced(t token, why Reason, wait time.Duration) (ResyncVerdict, decision,
 
 func (s *Service) missedPair(t token, tries budget) (ResyncVerdict, decision, error) {
 	v, d, _ := unsynced(t, ReasonMismatch, 0)
-	row, err := s.budgetRow(t.Subject.Sum, resyncUse, tries)
+	row, err := s.budgetRow(t.Subject, resyncUse, tries)
 	d.change.Put, d.entry.Budget = []store.Put{row}, tries.Sequence
 	return v, d, err
 }
@@ -161,11 +161,11 @@ func (s *Service) synced(ctx context.Context, t token, now time.Time, factor uin
 func (s *Service) forgiven(ctx context.Context, t token) (decision, error) {
 	d := decision{change: store.Change{Require: t.require}, entry: audit.Entry{Outcome: audit.Done}}
 	for _, use := range append(slices.Clone(t.Uses), resyncUse, activationUse) {
-		b, it, err := s.loadBudget(ctx, t.Subject.Sum, use, true)
+		b, it, err := s.loadBudget(ctx, t.Subject, use, true)
 		if err != nil {
 			return decision{}, err
 		}
-		row, err := s.budgetRow(t.Subject.Sum, use, b.forgiven())
+		row, err := s.budgetRow(t.Subject, use, b.forgiven())
 		if err != nil {
 			return decision{}, err
 		}

@@ -80,6 +80,26 @@ func (r *ring) active() (refs []seed.KeyRef) {
 	return refs
 }
 
+// activeOf returns the version of a label under which new things are made.
+func (r *ring) activeOf(label string) seed.KeyRef {
+	for _, v := range r.Versions {
+		if v.Key.Label == label && v.Status == KeyActive {
+			return v.Key
+		}
+	}
+	return seed.KeyRef{}
+}
+
+// older returns the versions of a label that are no longer active, but under which things may stand; the newest first.
+func (r *ring) older(label string) (refs []seed.KeyRef) {
+	for _, v := range slices.Backward(r.Versions) {
+		if v.Key.Label == label && v.Status == KeyReadable {
+			refs = append(refs, v.Key)
+		}
+	}
+	return refs
+}
+
 // clone returns a copy that shares nothing which a change may change.
 func (r *ring) clone() ring {
 	c := *r
@@ -243,6 +263,7 @@ const (
 	lookupLabel = "lookup"
 	dataLabel   = "data"
 	auditLabel  = "audit"
+	digestLabel = "digest"
 )
 
 // useVersions tells the HSM which versions are active. One that it does not have may have been made since it was opened.
@@ -255,7 +276,7 @@ func (s *Service) useVersions(ctx context.Context, refs []seed.KeyRef) error {
 		return err
 	}
 	if err := s.HSM.Use(refs); err != nil {
-		return fmt.Errorf("%w: this node's HSM must have every key of the key ring, and its known answers", err)
+		return &Error{Code: CodeHSMUnavailable, Detail: "this node's HSM lacks a key that is in use now: give it the key and its known answer; until then this node decides nothing", Err: err}
 	}
 	return nil
 }

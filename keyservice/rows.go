@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -16,12 +17,19 @@ func recordKey(serial string) store.Key   { return store.Key("t/" + serial) }
 func stateRowKey(serial string) store.Key { return store.Key("s/" + serial) }
 func codeKey(id string) store.Key         { return store.Key("c/" + id) }
 
-func liveKey(class, kind string, pseudonym []byte) store.Key {
-	return store.Key("l/" + class + "/" + kind + "/" + string(pseudonym))
+func liveKey(class, kind string, subject seed.MACed) store.Key {
+	return store.Key("l/" + class + "/" + kind + "/" + named(subject))
 }
 
-func budgetKey(pseudonym []byte, use string) store.Key {
-	return store.Key("b/" + string(pseudonym) + "/" + use)
+func budgetKey(subject seed.MACed, use string) store.Key { return budgetsOf(subject) + store.Key(use) }
+
+// budgetsOf begins the keys of all guess budgets of a subject.
+func budgetsOf(subject seed.MACed) store.Key { return store.Key("b/" + named(subject) + "/") }
+
+// named is a pseudonym as it stands in keys: the version of the lookup key that made it, 4 bytes, big endian, and the MAC.
+// So what stands under an older version can be told without knowing whose it is.
+func named(m seed.MACed) string {
+	return string(binary.BigEndian.AppendUint32(nil, m.Key.Version)) + string(m.Sum)
 }
 
 // tampered: a stored row is missing, or is not what the service wrote there.

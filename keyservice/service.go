@@ -46,6 +46,7 @@ type Config struct {
 	Clock          func() time.Time
 	Log            *slog.Logger
 	Persons        Persons  // whose signatures count for dual control; without it nothing can be proposed
+	Renewal        Renewal  // how fast stored data is brought to the active keys
 	Observer       Observer // may be nil
 }
 
@@ -57,7 +58,8 @@ type Service struct {
 	locks     serialLocks
 	failing   failingSubjects
 	sealed    *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
-	subjects  *lru.Cache[string, []byte]              // pseudonyms, by serial: a hint of what to read
+	subjects  *lru.Cache[string, seed.MACed]          // pseudonyms, by serial: a hint of what to read
+	swept     atomic.Pointer[keyring]                 // whose destroyed keys this node's HSM has no more
 	stalled   atomic.Bool                             // the last commit was not written: nothing is looked at before one is
 	scan      sync.Mutex                              // held by the one comparison that may run
 	leaseTerm time.Duration
@@ -96,7 +98,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
 	}
-	subjects, err := lru.New[string, []byte](rememberedSubjects)
+	subjects, err := lru.New[string, seed.MACed](rememberedSubjects)
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of subjects: %w", err)
 	}
@@ -168,14 +170,18 @@ func (s *Service) decide(ctx context.Context, c authz.Caller, a authz.Action, se
 	if err := s.probe(ctx, c, a); err != nil {
 		return 0, err
 	}
+	suspicious := false
 	for range maxConflicts {
 		ring := s.ring.Load()
 		d, err := fn()
 		if err != nil {
-			if later, lerr := s.later(ctx, ring, err); later && lerr == nil {
+			later, lerr := s.later(ctx, ring, err)
+			if lerr != nil {
+				return 0, s.failed(ctx, c, a, serial, lerr)
+			}
+			if later || !suspicious && isTampered(err) { // rows that were read one after another may not fit: look again
+				suspicious = isTampered(err)
 				continue
-			} else if lerr != nil {
-				err = lerr
 			}
 			return 0, s.failed(ctx, c, a, serial, err)
 		}
@@ -239,7 +245,7 @@ func (s *Service) commitChange(ctx context.Context, d decision) (index uint64, e
 		}
 		now, lerr := s.refreshRing(ctx, d.ring)
 		if lerr != nil {
-			return 0, lerr
+			return 0, hsmError(lerr)
 		}
 		if !free || now == d.ring {
 			return 0, err
@@ -282,9 +288,17 @@ func (s *Service) failed(ctx context.Context, c authz.Caller, a authz.Action, se
 	return explained
 }
 
-// storeError names what the store could not do.
+func isTampered(err error) bool {
+	var t *tampered
+	return errors.As(err, &t)
+}
+
+// storeError names what the store could not do; errors that already have a code keep it.
 func storeError(err error) error {
+	var e *Error
 	switch {
+	case errors.As(err, &e):
+		return err
 	case errors.Is(err, store.ErrUnknown):
 		return &Error{Code: CodeOutcomeUnknown, Detail: "it is not known whether this was decided; the password may be used up", Err: err}
 	case outOfTime(err):

@@ -69,7 +69,7 @@ func TestASubjectsPasswordsAreTriedWhateverTheirKind(t *testing.T) {
 func (w *world) guesses(subject string) budget {
 	p, err := w.HSM.Pseudonym(context.Background(), ClassCard, seed.NewSubject(subject))
 	require.NoError(w.t, err)
-	b, _, err := w.loadBudget(context.Background(), p.Sum, "second-pin", false)
+	b, _, err := w.loadBudget(context.Background(), p, "second-pin", false)
 	require.NoError(w.t, err)
 	return b
 }

@@ -25,7 +25,9 @@ func (s *Service) SubjectTokens(ctx context.Context, c authz.Caller, class strin
 	}
 	var views []TokenView
 	_, err = s.decide(ctx, c, authz.ReadToken, "", func() (d decision, err error) {
-		views, d, err = s.viewAll(ctx, liveKeys(class, who.subject))
+		if who, err = s.still(ctx, who, class, subject); err == nil {
+			views, d, err = s.viewAll(ctx, liveKeys(class, who.subject))
+		}
 		return d, err
 	})
 	if err != nil {
@@ -78,7 +80,9 @@ func (s *Service) DeactivateSubject(ctx context.Context, c authz.Caller, class s
 	defer unlock()
 	var ended []string
 	_, err = s.decide(ctx, c, authz.EndSubject, "", func() (d decision, err error) {
-		ended, d, err = s.endAll(ctx, liveKeys(class, who.subject))
+		if who, err = s.still(ctx, who, class, subject); err == nil {
+			ended, d, err = s.endAll(ctx, liveKeys(class, who.subject))
+		}
 		return d, err
 	})
 	if err != nil {

@@ -51,7 +51,7 @@ func TestExchangedRowsAreSeen(t *testing.T) {
 			pairs := map[string][2]store.Key{
 				"records": {recordKey(victim.serial), recordKey(thief.serial)},
 				"states":  {stateRowKey(victim.serial), stateRowKey(thief.serial)},
-				"budgets": {budgetKey(v.Subject.Sum, "second-pin"), budgetKey(th.Subject.Sum, "second-pin")},
+				"budgets": {budgetKey(v.Subject, "second-pin"), budgetKey(th.Subject, "second-pin")},
 			}
 			for name, pair := range pairs {
 				mine, theirs := w.row(pair[0]), w.row(pair[1])
@@ -96,7 +96,7 @@ func TestRemovedRowsAreSeen(t *testing.T) {
 	p := w.enrol(card(1), "offline-60")
 	tok, err := w.load(context.Background(), p.serial)
 	require.NoError(t, err)
-	for _, key := range []store.Key{stateRowKey(p.serial), budgetKey(tok.Subject.Sum, "second-pin")} {
+	for _, key := range []store.Key{stateRowKey(p.serial), budgetKey(tok.Subject, "second-pin")} {
 		original := w.row(key)
 		w.attack(nil, key)
 		w.refusedAndAlarmed(p, string(key[:2]))
@@ -113,7 +113,7 @@ func TestTheAuditComparisonFindsOlderRowsPutBack(t *testing.T) {
 	require.True(t, w.try(bystander, bystander.password()).Accepted)
 	tok, err := w.load(ctx, p.serial)
 	require.NoError(t, err)
-	keys := []store.Key{recordKey(p.serial), stateRowKey(p.serial), budgetKey(tok.Subject.Sum, "second-pin")}
+	keys := []store.Key{recordKey(p.serial), stateRowKey(p.serial), budgetKey(tok.Subject, "second-pin")}
 	var older []store.Put
 	for _, key := range keys {
 		older = append(older, w.row(key))

@@ -110,8 +110,8 @@ func (w *world) targets() map[string]target {
 		}
 		all[name] = target{serial, ask, rows}
 	}
-	counted := func(t token) store.Key { return budgetKey(t.Subject.Sum, "second-pin") }
-	live := func(t token) store.Key { return liveKey(t.Class, t.kind(), t.Subject.Sum) }
+	counted := func(t token) store.Key { return budgetKey(t.Subject, "second-pin") }
+	live := func(t token) store.Key { return liveKey(t.Class, t.kind(), t.Subject) }
 	code := func(t token) store.Key { return codeKey(t.codes()[0]) }
 
 	phone := w.withPIN(card(1), "pin-60", pin)
@@ -147,14 +147,14 @@ func (w *world) targets() map[string]target {
 	own := other.nameless(card(7), w.code(open))
 	require.Equal(w.t, CodeActivationWrong, CodeOf(w.activating(other.nameless(card(7), wrongCode(own.Code)))))
 	add("by card", open.Serial, func() error { return w.activating(own) }, live,
-		func(t token) store.Key { return budgetKey(t.Subject.Sum, activationUse) })
+		func(t token) store.Key { return budgetKey(t.Subject, activationUse) })
 
 	gone := w.customer(ChannelHardware, card(5))
 	gone.become(Deactivated)
 	next := w.issuedHardware(card(6))
 	request := ActivateRequest{Serial: next.Serial, Subject: seed.NewSubject(card(6)), Code: w.code(next), MakerSeed: gone.maker}
 	add("its seed's next", gone.serial, func() error { return second(w.Activate(context.Background(), mobileBank, request)) },
-		func(t token) store.Key { return makerSeedKey(t.Maker.Fingerprint.Sum) })
+		func(t token) store.Key { return makerSeedKey(t.Maker.Fingerprint) })
 	return all
 }
 

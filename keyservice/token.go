@@ -165,7 +165,7 @@ func (s *Service) view(ctx context.Context, t token) (TokenView, error) {
 func (s *Service) useGuesses(ctx context.Context, t token) ([]UseGuesses, error) {
 	all, now := make([]UseGuesses, len(t.Uses)), s.Clock()
 	for i, use := range t.Uses {
-		b, _, err := s.loadBudget(ctx, t.Subject.Sum, use, true)
+		b, _, err := s.loadBudget(ctx, t.Subject, use, t.Status != Deactivated)
 		if err != nil {
 			return nil, err
 		}

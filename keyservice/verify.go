@@ -77,6 +77,10 @@ func (s *Service) Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (
 		if full != nil {
 			return Verdict{}, decision{}, s.tooManySubjects(ctx, c, authz.VerifyOTP, r.Serial, full)
 		}
+		who, err := s.still(ctx, who, r.Class, r.Subject)
+		if err != nil {
+			return Verdict{}, decision{}, err
+		}
 		return s.verify(ctx, r, who)
 	})
 	if full == nil && (done.repeated || !failedFor(v, err)) {

@@ -63,6 +63,11 @@ const (
 	ApproveProposal Action = "proposal.approve"
 	EndProposal     Action = "proposal.withdraw"
 	ReadProposals   Action = "proposal.read"
+	ReadKeys        Action = "keys.read"
+	ReadRotations   Action = "rotation.read"
+	PauseRotation   Action = "rotation.pause"
+	ResumeRotation  Action = "rotation.resume"
+	FeedSubjects    Action = "subject.feed"
 )
 
 var grants = map[Role][]Action{
@@ -71,9 +76,10 @@ var grants = map[Role][]Action{
 	Activator: {ActivateToken, ConfirmToken, RemoveToken, ResyncToken, ReadImportKey},
 	Courier:   {CollectCode},
 	Verifier:  {VerifyOTP, AskChallenge},
-	Officer:   {MakeProposal, ApproveProposal, EndProposal, ReadProposals},
-	Auditor:   {ReadAudit, CompareAudit},
-	Operator:  {ReadMetrics},
+	Officer: {MakeProposal, ApproveProposal, EndProposal, ReadProposals, ReadKeys, ReadRotations, PauseRotation, ResumeRotation,
+		FeedSubjects},
+	Auditor:  {ReadAudit, CompareAudit},
+	Operator: {ReadMetrics},
 }
 
 // Caller is who asks: a named client or person, and its roles. The zero Caller may do nothing.

@@ -14,6 +14,7 @@ func TestTheWholeMatrix(t *testing.T) {
 		SetUses: {Issuer}, SetPIN: {Issuer}, SetMobile: {Issuer}, RemoveToken: {Activator}, UnlockToken: {Issuer}, EndSubject: {Issuer}, ResyncToken: {Activator}, ReadImportKey: {Activator},
 		AskChallenge: {Verifier}, ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator},
 		MakeProposal: {Officer}, ApproveProposal: {Officer}, EndProposal: {Officer}, ReadProposals: {Officer},
+		ReadKeys: {Officer}, ReadRotations: {Officer}, PauseRotation: {Officer}, ResumeRotation: {Officer}, FeedSubjects: {Officer},
 	}
 	granted := 0
 	for _, actions := range grants {

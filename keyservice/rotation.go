@@ -1,0 +1,261 @@
+package keyservice
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
+	"ramzban/keyservice/seed"
+	"ramzban/keyservice/store"
+)
+
+// A rotation begins with a change of the key ring: from then on new things are made under another version of a master key,
+// on every node, and the version before is readable. What was stored before is brought to the new version by a job (see
+// renew.go), as far as it can be, while everything goes on. A rotation is done when a count of the whole database finds
+// nothing any more that needs the old version. What that means for each label:
+//
+//   - wrap, data, seal: the job renews every token, and the MAC of every other row. Counters, drift, waiting codes and guess
+//     budgets stay as they are.
+//   - lookup: who only has the database cannot move a subject: it moves when it is seen next, or fed by officers (see
+//     lookup.go). The job moves the fingerprints of makers' seeds, and lets go what is of no more use: the pseudonym of
+//     tokens that have ended, and guess budgets without a live token and without a miss in the longest window.
+//   - digest: activation codes and idempotency rows name their version. They cannot be made anew; they go by themselves
+//     within three days, and the rotation waits for that.
+//   - derive: nothing stored needs the old version: a seed is at rest under the wrapping key, and is never derived again.
+//   - audit: the next checkpoint is signed by the new key; older ones are checked with the old key's public half.
+//   - import: makers wrap to the new key from now on. A file that was wrapped to the old one needs it until it is imported.
+//   - backup: the next backup is under the new key. Those made before need the old one as long as they are kept, and no
+//     count finds them, because they are not in the database.
+
+// RotationState says how far a rotation has come.
+type RotationState string
+
+// The states of a rotation.
+const (
+	RotationRunning RotationState = "running" // a node works on it
+	RotationPaused  RotationState = "paused"  // by an officer
+	RotationWaiting RotationState = "waiting" // all was renewed that can be; the rest is tried again after a while
+	RotationDone    RotationState = "done"    // nothing needs the old version any more
+)
+
+// The stages of a pass.
+const (
+	stageTokens = "tokens"
+	stageRows   = "rows"
+	stageRing   = "ring"
+	stageCount  = "count"
+)
+
+const rotationRows store.Key = "j/" // begins the keys of all of them
+
+func rotationKey(id string) store.Key { return rotationRows + store.Key(id) }
+
+const rotationRow = "rotation" // as errors name it
+
+// rotation is the row of one. On disk it is CBOR with these integer keys under the state MAC.
+type rotation struct {
+	Schema   uint8         `cbor:"0,keyasint"`
+	Label    string        `cbor:"1,keyasint"`
+	From     uint32        `cbor:"2,keyasint"`
+	To       uint32        `cbor:"3,keyasint"`
+	State    RotationState `cbor:"4,keyasint"`
+	Stage    string        `cbor:"5,keyasint"`           // of this pass
+	Cursor   []byte        `cbor:"6,keyasint,omitempty"` // the key after which the stage goes on
+	Tokens   int           `cbor:"7,keyasint"`           // when the pass began
+	Seen     int           `cbor:"8,keyasint"`           // of those, in this pass
+	Renewed  int           `cbor:"9,keyasint"`           // tokens and other rows, in all passes
+	Failures int           `cbor:"10,keyasint"`          // tokens and rows that could not be renewed in this pass
+	Failed   []string      `cbor:"11,keyasint,omitempty"`
+	Left     Dependents    `cbor:"12,keyasint,omitempty"` // what needed the old version when it was counted last
+	BegunAt  int64         `cbor:"13,keyasint"`           // Unix milliseconds, as are the others
+	SavedAt  int64         `cbor:"14,keyasint"`
+	EndedAt  int64         `cbor:"15,keyasint,omitempty"`
+}
+
+// maxFailedShown is how many serials of tokens that cannot be renewed a rotation names.
+const maxFailedShown = 100
+
+func (r rotation) from() seed.KeyRef { return seed.KeyRef{Label: r.Label, Version: r.From} }
+func (r rotation) to() seed.KeyRef   { return seed.KeyRef{Label: r.Label, Version: r.To} }
+
+// again begins a pass.
+func (r rotation) again() rotation {
+	r.State, r.Stage, r.Cursor, r.Seen, r.Failures, r.Failed = RotationRunning, stageTokens, nil, 0, 0, nil
+	return r
+}
+
+// RotationView is a rotation as officers see it; it holds no customer's data but serials.
+type RotationView struct {
+	ID       string
+	From, To seed.KeyRef
+	State    RotationState
+	Stage    string // of the pass: "tokens", "rows", "ring" or "count"
+	Tokens   int    // when the pass began
+	Seen     int    // of those, in this pass
+	Renewed  int    // tokens and other rows, so far
+	Failures int    // tokens and rows that cannot be renewed
+	Failed   []string
+	Left     Dependents // what needed the old version when it was counted last; nil before
+	BegunAt  time.Time
+	SavedAt  time.Time
+	EndedAt  time.Time // zero until it is done
+}
+
+func (r rotation) view(id string) RotationView {
+	v := RotationView{
+		ID: id, From: r.from(), To: r.to(), State: r.State, Stage: r.Stage, Tokens: r.Tokens, Seen: r.Seen, Renewed: r.Renewed,
+		Failures: r.Failures, Failed: r.Failed, Left: r.Left, BegunAt: time.UnixMilli(r.BegunAt).UTC(), SavedAt: time.UnixMilli(r.SavedAt).UTC(),
+	}
+	if r.EndedAt != 0 {
+		v.EndedAt = time.UnixMilli(r.EndedAt).UTC()
+	}
+	return v
+}
+
+// storedRotation is a row as loaded.
+type storedRotation struct {
+	rotation
+	id      string
+	require store.Require
+}
+
+var rotationID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// loadRotation reads and checks one row.
+func (s *Service) loadRotation(ctx context.Context, id string) (storedRotation, error) {
+	unknown := &Error{Code: CodeRotationNotFound, Detail: "no rotation has this id"}
+	if !rotationID.MatchString(id) {
+		return storedRotation{}, unknown
+	}
+	items, err := s.Store.Get(ctx, rotationKey(id))
+	if err != nil {
+		return storedRotation{}, storeError(err)
+	}
+	if items[0].Version == 0 {
+		return storedRotation{}, unknown
+	}
+	return s.openRotation(items[0])
+}
+
+func (s *Service) openRotation(it store.Item) (storedRotation, error) {
+	row, err := unmac[rotation](s, it, rotationRow)
+	if err == nil && row.Schema != schema {
+		err = &tampered{what: rotationRow, err: errors.New("not a row of this version")}
+	}
+	id := strings.TrimPrefix(string(it.Key), string(rotationRows))
+	return storedRotation{row, id, requireItems([]store.Item{it})[0]}, err
+}
+
+// writeRotation adds the row of a rotation to a decision that was made on it.
+func (s *Service) writeRotation(r storedRotation, d *decision) error {
+	r.Schema, r.SavedAt = schema, s.Clock().UnixMilli()
+	row, err := s.mac(rotationKey(r.id), r.rotation)
+	d.change.Require = append(d.change.Require, r.require)
+	d.change.Put = append(d.change.Put, row)
+	return err
+}
+
+// rotations reads all rows, the newest first.
+func (s *Service) rotations(ctx context.Context) ([]storedRotation, error) {
+	items, err := s.rowsOf(ctx, rotationRows)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]storedRotation, len(items))
+	for i, it := range items {
+		if all[i], err = s.openRotation(it); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(all, func(a, b storedRotation) int {
+		return cmp.Or(cmp.Compare(b.BegunAt, a.BegunAt), strings.Compare(a.id, b.id))
+	})
+	return all, nil
+}
+
+// Rotations shows every rotation, the newest first.
+func (s *Service) Rotations(ctx context.Context, c authz.Caller) ([]RotationView, error) {
+	var views []RotationView
+	err := s.asOfficer(ctx, c, authz.ReadRotations, func() (decision, error) {
+		all, err := s.rotations(ctx)
+		views = []RotationView{}
+		for _, r := range all {
+			views = append(views, r.view(r.id))
+		}
+		return decision{entry: audit.Entry{Outcome: audit.Done}}, err
+	})
+	return views, err
+}
+
+// Rotation shows one of them.
+func (s *Service) Rotation(ctx context.Context, c authz.Caller, id string) (RotationView, error) {
+	return s.onRotation(ctx, c, authz.ReadRotations, id, func(r *storedRotation) *Error { return nil })
+}
+
+// PauseRotation lets the job rest until an officer resumes it. What is under way is finished.
+func (s *Service) PauseRotation(ctx context.Context, c authz.Caller, id string) (RotationView, error) {
+	return s.onRotation(ctx, c, authz.PauseRotation, id, func(r *storedRotation) *Error {
+		if r.State == RotationDone {
+			return &Error{Code: CodeTransition, Detail: "the rotation is done: there is nothing to pause"}
+		}
+		r.State = RotationPaused
+		return nil
+	})
+}
+
+// ResumeRotation lets the job go on where it was paused, or try at once what it waits to try again.
+func (s *Service) ResumeRotation(ctx context.Context, c authz.Caller, id string) (RotationView, error) {
+	return s.onRotation(ctx, c, authz.ResumeRotation, id, func(r *storedRotation) *Error {
+		switch r.State {
+		case RotationDone:
+			return &Error{Code: CodeTransition, Detail: "the rotation is done: there is nothing to resume"}
+		case RotationWaiting:
+			r.rotation = r.again()
+		}
+		r.State = RotationRunning
+		return nil
+	})
+}
+
+// onRotation shows one rotation to an officer, after fn changed it or said why not.
+func (s *Service) onRotation(ctx context.Context, c authz.Caller, a authz.Action, id string, fn func(*storedRotation) *Error) (RotationView, error) {
+	var v RotationView
+	err := s.asOfficer(ctx, c, a, func() (decision, error) {
+		r, err := s.loadRotation(ctx, id)
+		if CodeOf(err) == CodeRotationNotFound {
+			return refuse(CodeRotationNotFound, "no rotation has this id"), nil
+		}
+		if err != nil {
+			return decision{}, err
+		}
+		before := r.rotation
+		if refusal := fn(&r); refusal != nil {
+			return refuse(refusal.Code, refusal.Detail), nil
+		}
+		v = r.view(r.id)
+		d := decision{entry: audit.Entry{Outcome: audit.Done, Proposal: r.id}}
+		if r.State == before.State {
+			return d, nil
+		}
+		return d, s.writeRotation(r, &d)
+	})
+	if err != nil {
+		return RotationView{}, err
+	}
+	return v, nil
+}
+
+// asOfficer authorises and decides.
+func (s *Service) asOfficer(ctx context.Context, c authz.Caller, a authz.Action, fn func() (decision, error)) error {
+	if err := s.authorise(ctx, c, a, ""); err != nil {
+		return err
+	}
+	_, err := s.decide(ctx, c, a, "", fn)
+	return err
+}
