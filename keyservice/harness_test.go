@@ -70,6 +70,8 @@ type world struct {
 	*Service
 	t     testing.TB
 	node  string
+	dir   string // of the embedded database
+	dsn   string // of the cluster's
 	open  func() (database, error)
 	db    database
 	clock *fakeClock
@@ -116,6 +118,7 @@ type faultyHSM struct {
 	fail     error
 	macs     int
 	revealed map[seed.KeyRef]bool
+	unsigned error // while set, no checkpoint can be signed
 }
 
 func (f *faultyHSM) failing() error {
@@ -154,6 +157,13 @@ func (f *faultyHSM) Use(refs []seed.KeyRef) error {
 	}
 	f.mu.Unlock()
 	return f.HSM.Use(refs)
+}
+
+func (f *faultyHSM) SignAudit(ctx context.Context, message []byte) (seed.Signature, error) {
+	if f.unsigned != nil {
+		return seed.Signature{}, f.unsigned
+	}
+	return f.HSM.SignAudit(ctx, message)
 }
 
 func (f *faultyHSM) UseSeed(ctx context.Context, w seed.Wrapped, h seed.Hash, fn func(seed.MAC) error) error {
@@ -252,7 +262,7 @@ var birth = time.Date(2026, 3, 21, 9, 30, 20, 0, time.UTC)
 // newWorld is a service of one node.
 func newWorld(t testing.TB) *world {
 	dir := t.TempDir()
-	w := &world{t: t, node: "node-1", clock: &fakeClock{now: birth}}
+	w := &world{t: t, node: "node-1", dir: dir, clock: &fakeClock{now: birth}}
 	w.open = func() (database, error) {
 		return badgerstore.Open(badgerstore.Options{Dir: dir, Node: w.node, Clock: w.clock.Now, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
 	}
@@ -265,7 +275,7 @@ func newCluster(t testing.TB, skews ...time.Duration) []*world {
 	dsn, clock := pgtest.Database(t), &fakeClock{now: birth}
 	var nodes []*world
 	for i, skew := range skews {
-		w := &world{t: t, node: fmt.Sprintf("node-%d", i+1), clock: clock, skew: skew}
+		w := &world{t: t, node: fmt.Sprintf("node-%d", i+1), dsn: dsn, clock: clock, skew: skew}
 		w.open = func() (database, error) {
 			return pgstore.Open(context.Background(), pgstore.Options{DSN: dsn, Node: w.node, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
 		}

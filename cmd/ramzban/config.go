@@ -22,6 +22,8 @@ type Config struct {
 	HSM HSMConfig `yaml:"hsm"`
 	// Store says which engine keeps the database, and where.
 	Store StoreConfig `yaml:"store"`
+	// Audit says how the audit log proves itself.
+	Audit AuditConfig `yaml:"audit"`
 	// Profiles are the kinds of token that can be issued, by name, besides the shipped ones.
 	Profiles map[string]ProfileConfig `yaml:"profiles"`
 	// Uses are what a token's passwords may be good for; a token is connected to some of them.
@@ -116,6 +118,31 @@ type PostgresConfig struct {
 	Connections int `yaml:"connections"`
 	// StatementTimeout bounds each exchange with the database; waiting for COMMIT is never cut short.
 	StatementTimeout Duration `yaml:"statement_timeout"`
+}
+
+// AuditConfig is how the audit log proves itself.
+type AuditConfig struct {
+	// CheckpointInterval is how often a checkpoint is signed, as long as anything is decided.
+	CheckpointInterval Duration `yaml:"checkpoint_interval"`
+	// Witness keeps the checkpoints where whoever holds the database does not reach them; none if it is left out.
+	Witness *WitnessConfig `yaml:"witness,omitempty"`
+	// Anchor is a file with a checkpoint of this database, kept elsewhere since: with an older database the service does
+	// not start.
+	Anchor string `yaml:"anchor,omitempty"`
+}
+
+// WitnessConfig is a directory or another host.
+type WitnessConfig struct {
+	// Dir is a folder, on a disk of another machine.
+	Dir string `yaml:"dir,omitempty"`
+	// URL is the https address of another host, where `ramzban witness` answers.
+	URL string `yaml:"url,omitempty"`
+	// CA holds the CA certificates that the host's certificate must come from, a PEM file.
+	CA string `yaml:"ca,omitempty"`
+	// Certificate is this node's client certificate, a PEM file, if the host asks for one.
+	Certificate string `yaml:"certificate,omitempty"`
+	// Key is its private key, a PEM file only the service's user can read.
+	Key string `yaml:"key,omitempty"`
 }
 
 // ProfileConfig is a keyservice.Profile as written in the file.

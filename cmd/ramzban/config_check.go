@@ -28,8 +28,8 @@ func wrong(key, format string, a ...any) error {
 
 // Validate checks everything that can be checked without opening a file, a port or the HSM. Its errors name the key.
 func (c Config) Validate() error {
-	checks := []func() error{c.checkNode, c.checkAddresses, c.checkPaths, c.checkHSM, c.Store.validate, c.checkProfiles, c.checkUses, c.checkGuessing,
-		c.checkClients, c.checkOfficers, c.checkLimits, c.checkLog, c.checkTimeouts}
+	checks := []func() error{c.checkNode, c.checkAddresses, c.checkPaths, c.checkHSM, c.Store.validate, c.Audit.validate, c.checkProfiles, c.checkUses,
+		c.checkGuessing, c.checkClients, c.checkOfficers, c.checkLimits, c.checkLog, c.checkTimeouts}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

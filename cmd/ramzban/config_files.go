@@ -20,6 +20,7 @@ func (c Config) checkFiles() error {
 	for _, f := range []struct{ key, path string }{
 		{"api.certificate", c.API.Certificate}, {"api.key", c.API.Key}, {"api.client_ca", c.API.ClientCA},
 		{"api.client_crl", c.API.ClientCRL}, {"hsm.module", c.HSM.Module}, {"hsm.known_answer_file", c.HSM.KnownAnswerFile},
+		{"audit.anchor", c.Audit.Anchor},
 	} {
 		if err := readable(f.key, f.path); err != nil {
 			return err
@@ -29,6 +30,9 @@ func (c Config) checkFiles() error {
 		return err
 	}
 	if _, err := c.HSM.knownAnswers(); err != nil {
+		return err
+	}
+	if _, err := c.Audit.witness(nil); err != nil {
 		return err
 	}
 	if c.HSM.PINEnv == "" { // only the service's own environment has the variable

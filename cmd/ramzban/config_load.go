@@ -29,6 +29,7 @@ func DefaultConfig() Config {
 			KnownAnswerFile: "/etc/ramzban/known-answer",
 		},
 		Store:    StoreConfig{Badger: new(defaultBadger())},
+		Audit:    AuditConfig{CheckpointInterval: seconds(1)},
 		Profiles: shippedProfiles(),
 		Uses:     []string{"second-pin", "first-pin", "account-pin", "login"},
 		Guessing: GuessingConfig{

@@ -130,6 +130,11 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		},
 		"store.postgres.connections":       func(c *Config) { c.Store = StoreConfig{Postgres: &PostgresConfig{DSNEnv: "X", Connections: 1}} },
 		"store.postgres.statement_timeout": func(c *Config) { c.Store = StoreConfig{Postgres: &PostgresConfig{DSNEnv: "X", Connections: 2}} },
+		"audit.checkpoint_interval":        func(c *Config) { c.Audit.CheckpointInterval = seconds(2) },
+		"audit.witness":                    func(c *Config) { c.Audit.Witness = &WitnessConfig{} },
+		"audit.witness.url":                func(c *Config) { c.Audit.Witness = &WitnessConfig{URL: "http://x"} },
+		"audit.witness.ca":                 func(c *Config) { c.Audit.Witness = &WitnessConfig{Dir: "x", CA: "y"} },
+		"audit.witness.certificate":        func(c *Config) { c.Audit.Witness = &WitnessConfig{URL: "https://x", Key: "y"} },
 		"profiles.offline-60":              func(c *Config) { c.own("offline-60", func(p *ProfileConfig) { p.Digits = 5 }) },
 		"profiles.offline-60.guessing": func(c *Config) {
 			c.own("offline-60", func(p *ProfileConfig) { p.Guessing = &GuessingConfig{FreeMisses: 3} })

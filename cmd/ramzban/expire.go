@@ -27,6 +27,7 @@ func (n *node) startJobs(ctx context.Context) {
 		defer minutely.Stop()
 		n.skew.watch(ctx, minutely.C, n.log)
 	})
+	n.signing.start(ctx, n, time.Duration(n.config.Audit.CheckpointInterval))
 }
 
 func (n *node) endJobs() {

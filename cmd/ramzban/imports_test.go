@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"keyservice/store/transfer":         {"keyservice/store"},
 	"keyservice/audit":                  {"keyservice/store"},
 	"keyservice/audit/archive":          {"keyservice/audit", "keyservice/store"},
+	"keyservice/witness":                {"keyservice/audit"},
 	"keyservice":                        {"keyservice/audit", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed", "keyservice/store"},
 	"hsm/profile":                       {"keyservice/seed"},
 	"hsm":                               {"hsm/profile", "keyservice/seed"},
@@ -42,7 +43,7 @@ var mayImport = map[string][]string{
 	"api":                               {"api/wire", "keyservice", "keyservice/audit", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed"},
 	"cmd/ramzban/failover":              {},
 	"cmd/ramzban": {"api", "api/client", "hsm", "hsm/profile", "keyservice", "keyservice/audit", "keyservice/audit/archive", "keyservice/authz", "keyservice/authz/approval",
-		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "keyservice/store/transfer", "softhsm", "api/wire"},
+		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "keyservice/store/transfer", "keyservice/witness", "softhsm", "api/wire"},
 }
 
 // onlyIn lists libraries that one package alone may import, so that it can be replaced.

@@ -34,6 +34,7 @@ type node struct {
 
 	persons    keyservice.Persons // whose signatures count
 	service    *keyservice.Service
+	signing    *checkpoints
 	skew       *skew
 	jobs       sync.WaitGroup // what runs without being asked; see startJobs
 	cancelJobs context.CancelFunc
@@ -67,6 +68,10 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	n.service = service
+	if n.signing, err = openCheckpoints(ctx, n.config.Audit, service, n.log); err != nil {
+		return err
+	}
+	registry.MustRegister(n.signing)
 	if n.on, err = listen(n.config); err != nil {
 		return err
 	}

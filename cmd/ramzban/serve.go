@@ -119,14 +119,18 @@ func listenerEnded(err error) error {
 	return fmt.Errorf("a listener failed: %w: start the service again", err)
 }
 
-// stop ends the service in order: not ready, requests under way answered, the database closed, the HSM logged out. If it
-// ends for a reason, that alone is its error.
+// stop ends the service in order: not ready, requests under way answered, the audit log signed, the database closed, the
+// HSM logged out. If it ends for a reason, that alone is its error.
 func (n *node) stop(why error) error {
 	n.stopping.Store(true)
 	n.endJobs()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n.config.Timeouts.Shutdown))
 	defer cancel()
-	err := errors.Join(n.api.Shutdown(ctx), n.operator.Shutdown(ctx), n.close())
+	err := errors.Join(n.api.Shutdown(ctx), n.operator.Shutdown(ctx))
+	if n.db.Err() == nil {
+		n.signing.end()
+	}
+	err = errors.Join(err, n.close())
 	if why != nil && err != nil {
 		n.log.Error("not everything could be ended in order", "error", oneLine(err))
 	}

@@ -1,0 +1,62 @@
+package keyservice
+
+import (
+	"context"
+	"fmt"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/seed"
+)
+
+// AuditKey is the public half of one version of the audit key.
+type AuditKey struct {
+	Version uint32
+	audit.PublicKey
+}
+
+// versionedAuditKeys are those that the HSM has.
+func (s *Service) versionedAuditKeys(ctx context.Context) ([]AuditKey, error) {
+	all, err := s.HSM.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var keys []AuditKey
+	for _, k := range all {
+		if k.Key.Label != auditLabel {
+			continue
+		}
+		key, err := audit.ParsePublicKey(k.Public)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", k.Key, err)
+		}
+		keys = append(keys, AuditKey{k.Key.Version, key})
+	}
+	return keys, nil
+}
+
+// AuditKeys returns the public keys that checkpoints may be signed with.
+func (s *Service) AuditKeys(ctx context.Context) ([]audit.PublicKey, error) {
+	versions, err := s.versionedAuditKeys(ctx)
+	keys := make([]audit.PublicKey, len(versions))
+	for i, v := range versions {
+		keys[i] = v.PublicKey
+	}
+	return keys, err
+}
+
+// auditKey is one of them.
+func (s *Service) auditKey(ctx context.Context, ref seed.KeyRef) (audit.PublicKey, error) {
+	versions, err := s.versionedAuditKeys(ctx)
+	if err != nil {
+		return audit.PublicKey{}, err
+	}
+	for _, v := range versions {
+		if v.Version == ref.Version {
+			return v.PublicKey, nil
+		}
+	}
+	return audit.PublicKey{}, fmt.Errorf("%w: %s", seed.ErrKeyNotFound, ref)
+}
+
+// origin is the identity under which a node signs.
+func (s *Service) origin(node string) string { return audit.Origin(s.installation(), node) }
