@@ -79,40 +79,4 @@ func result(accepted bool) string {
 // seconds rounds up: who waits that long has waited enough.
 func seconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
-func auditAnswer(from uint64, entries []keyservice.LoggedEntry) wire.AuditAnswer {
-	a := wire.AuditAnswer{Entries: make([]wire.AuditEntry, len(entries)), Next: from}
-	for i, e := range entries {
-		a.Entries[i] = wire.AuditEntry{
-			Index: e.Index, Time: time.UnixMilli(e.Time).UTC(), Node: e.Node, Actor: e.Actor, Action: e.Action,
-			Outcome: string(e.Outcome), Reason: e.Reason, Serial: e.Serial, Use: e.Use, RequestID: e.RequestID,
-			Commitment: e.Commitment, Revision: e.Revision, Next: e.Next, Budget: e.Budget, State: e.State, Key: e.Key,
-			Detail: e.Detail, Proposal: e.Proposal, Document: string(e.Document), Signature: e.Signature, Certificate: e.Certificate,
-		}
-		for _, p := range e.Also {
-			a.Entries[i].Also = append(a.Entries[i].Also, wire.AuditPart(p))
-		}
-		if e.Tree != nil {
-			a.Entries[i].Tree = &wire.AuditTree{Size: e.Tree.Size, Root: e.Tree.Root}
-		}
-		a.Next = e.Index + 1
-	}
-	return a
-}
-
 func auditPosition(p audit.Position) wire.Audit { return wire.Audit{Node: p.Node, Index: p.Index} }
-
-func auditLogsAnswer(logs []keyservice.AuditLog) wire.AuditLogsAnswer {
-	a := wire.AuditLogsAnswer{Logs: make([]wire.AuditLog, len(logs))}
-	for i, l := range logs {
-		a.Logs[i] = wire.AuditLog(l)
-	}
-	return a
-}
-
-func comparisonAnswer(found []keyservice.Discrepancy) wire.ComparisonAnswer {
-	a := wire.ComparisonAnswer{Discrepancies: make([]wire.Discrepancy, len(found))}
-	for i, d := range found {
-		a.Discrepancies[i] = wire.Discrepancy(d)
-	}
-	return a
-}

@@ -67,6 +67,7 @@ func show(content map[string]*huma.MediaType, what any) {
 // its form.
 const (
 	exampleSerial   = "402519938466"
+	exampleOrigin   = "ramzban/5d0f6f3c1b7e49a2/node-1"
 	exampleSMS      = "317204485963"
 	exampleCard     = "6037991234567893"
 	exampleOther    = "6037997551493324"
@@ -200,7 +201,21 @@ var examples = map[string]example{
 	"approve":       {exampleApproved, exampleProposal("approved")},
 	"withdraw":      {answer: exampleProposal("withdrawn")},
 	"audit-logs":    {answer: wire.AuditLogsAnswer{Logs: []wire.AuditLog{{Node: "node-1", Entries: 1843}, {Node: "node-2", Entries: 971}}}},
-	"audit-entries": {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843}},
+	"audit-entries": {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843, End: 1843}},
+	"audit-stream":  {answer: ndjson{exampleEntry, wire.AuditStreamEnd{Summary: wire.AuditSummary{Entries: 1, Next: 1843, Complete: true}}}},
+	"audit-checkpoint": {answer: wire.CheckpointAnswer{
+		Node: "node-1", Origin: exampleOrigin, Size: 1842, Root: exampleBytes(32), Time: exampleTime,
+		Note: exampleOrigin + "\n1842\n" + base64.StdEncoding.EncodeToString(exampleBytes(32)) + "\ntime 2026-11-22T10:00:00.000Z\n\n— " + exampleOrigin + " " +
+			base64.StdEncoding.EncodeToString(exampleBytes(75)) + "\n",
+	}},
+	"prove-inclusion": {answer: wire.InclusionAnswer{
+		Node: "node-1", Index: 1842, LeafHash: exampleBytes(32), Size: 1843, Root: exampleBytes(32), Proof: [][]byte{exampleBytes(32)},
+	}},
+	"prove-consistency": {answer: wire.ConsistencyAnswer{
+		Node: "node-1", From: wire.AuditTree{Size: 1842, Root: exampleBytes(32)}, To: wire.AuditTree{Size: 1843, Root: exampleBytes(32)},
+		Proof: [][]byte{exampleBytes(32)},
+	}},
+	"audit-keys": {answer: wire.AuditKeysAnswer{Keys: []wire.AuditKey{{Version: 1, ID: "4c1b8f02", PublicKey: exampleBytes(91)}}}},
 	"compare-audit": {answer: forms{
 		"agreed":                   wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{}},
 		"put back":                 wire.ComparisonAnswer{Discrepancies: []wire.Discrepancy{{Serial: exampleSerial, What: "next moving factor", Logged: 29887921, Stored: 29887919}}},

@@ -23,6 +23,8 @@ var answerTypes = map[string]any{
 	"SubjectDeactivationAnswer": wire.SubjectDeactivationAnswer{}, "ImportKeyAnswer": wire.ImportKeyAnswer{},
 	"VerificationAnswer": wire.VerificationAnswer{}, "ChallengeAnswer": wire.ChallengeAnswer{}, "CodeAnswer": wire.CodeAnswer{},
 	"ResyncAnswer": wire.ResyncAnswer{}, "AuditAnswer": wire.AuditAnswer{}, "AuditLogsAnswer": wire.AuditLogsAnswer{}, "ComparisonAnswer": wire.ComparisonAnswer{},
+	"AuditEntry": wire.AuditEntry{}, "AuditStreamEnd": wire.AuditStreamEnd{}, "CheckpointAnswer": wire.CheckpointAnswer{},
+	"InclusionAnswer": wire.InclusionAnswer{}, "ConsistencyAnswer": wire.ConsistencyAnswer{}, "AuditKeysAnswer": wire.AuditKeysAnswer{},
 	"Proposal": wire.Proposal{}, "ProposalsAnswer": wire.ProposalsAnswer{}, "TimeAnswer": wire.TimeAnswer{}, "BulkAnswer": wire.BulkAnswer{}, "BulkResult": wire.BulkResult{},
 }
 

@@ -35,10 +35,15 @@ type exchange struct {
 	retry   time.Duration       // when to try again, 0 for what the code says
 	cause   error               // why, for the log
 
-	replayed bool        // the answer was given before, under the same idempotency key
-	size     int         // of the body, in bytes
-	unread   bool        // what is left of the body is not read here, so the connection cannot carry another request
-	stream   *bulkStream // writes the answer after the handler has returned, nil if none does
+	replayed bool     // the answer was given before, under the same idempotency key
+	size     int      // of the body, in bytes
+	unread   bool     // what is left of the body is not read here, so the connection cannot carry another request
+	stream   streamed // writes the answer after the handler has returned, nil if none does
+}
+
+// streamed is an answer that is still being written when its handler has returned. It ends the exchange.
+type streamed interface {
+	attrs() []slog.Attr // what the access log says of it
 }
 
 type exchangeKey struct{}

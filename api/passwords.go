@@ -27,11 +27,6 @@ type (
 	codeInput struct {
 		ID string `path:"id" doc:"Id of the activation or challenge, from who asked for it: 32 lower-case hexadecimal digits" example:"5d0f6f3c1b7e49a2b8a1c2d3e4f50617"`
 	}
-	auditInput struct {
-		Node  string `query:"node" maxLength:"63" doc:"Whose log; may be left out if there is only one" example:"node-1"`
-		From  uint64 `query:"from" default:"0" doc:"Index of the first entry wanted"`
-		Limit int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"How many entries at most"`
-	}
 )
 
 func (s *Server) verify(ctx context.Context, c authz.Caller, in *verifyInput) (wire.VerificationAnswer, error) {
@@ -65,21 +60,6 @@ func (s *Server) resync(ctx context.Context, c authz.Caller, in *resyncInput) (w
 		Serial: in.Serial, First: seed.NewPassword(in.Body.OTP1), Second: seed.NewPassword(in.Body.OTP2),
 	})
 	return resyncAnswer(in.Serial, v), err
-}
-
-func (s *Server) auditEntries(ctx context.Context, c authz.Caller, in *auditInput) (wire.AuditAnswer, error) {
-	entries, err := s.Service.AuditEntries(ctx, c, in.Node, in.From, in.Limit)
-	return auditAnswer(in.From, entries), err
-}
-
-func (s *Server) auditLogs(ctx context.Context, c authz.Caller, _ *noInput) (wire.AuditLogsAnswer, error) {
-	logs, err := s.Service.AuditLogs(ctx, c)
-	return auditLogsAnswer(logs), err
-}
-
-func (s *Server) compareAudit(ctx context.Context, c authz.Caller, _ *noInput) (wire.ComparisonAnswer, error) {
-	found, err := s.Service.CompareAudit(ctx, c)
-	return comparisonAnswer(found), err
 }
 
 func transaction(t *wire.Transaction) *otp.Transaction {

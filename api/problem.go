@@ -73,6 +73,8 @@ var meanings = map[string]meaning{
 	string(keyservice.CodeSignatureInvalid):    {422, "Invalid signature", "sign the exact bytes of the document with the key of your own client certificate", 0},
 	string(keyservice.CodeDocumentInvalid):     {422, "Invalid document", "make the document with ramzban, for this installation and proposal: it is not what can be approved here", 0},
 	string(keyservice.CodeTampered):            {409, "Stored data was changed", "stop and tell the operator: the data was changed outside the service and stays refused until someone has looked into it", 0},
+	string(keyservice.CodeLogChanged):          {409, "The audit log was changed", "keep the database as it is, and compare the log with a witness or an archive: it was changed outside the service", 0},
+	string(keyservice.CodeCheckpointNotFound):  {404, "No checkpoint", "check the node's name, or ask again in a moment: nothing of this log has been signed", 0},
 	string(keyservice.CodeActivationWrong):     {403, "Wrong activation code", "check code, serial and subject: they do not belong together, and few tries are left", 0},
 	string(keyservice.CodeProofWrong):          {403, "Wrong proof", "activate again on the device: it does not have this token's seed", 0},
 	string(keyservice.CodeSeedInvalid):         {422, "Unsuitable seed", "have the maker wrap the seed again: 20 to 64 bytes, RSA-OAEP under the key of GET /v1/import-key", 0},

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
@@ -25,6 +27,7 @@ type recorder struct {
 	hook    func(ctx context.Context, name string) error // may block or fail; nil: succeed
 	sms     bool                                         // codes are SMS passwords, tokens are for SMS or hardware
 	repeats bool                                         // answers were given before
+	cut     func(ctx context.Context) error              // why streams of entries end early; nil: they do not
 
 	mu    sync.Mutex
 	calls []call
@@ -121,11 +124,58 @@ func (r *recorder) AuditLogs(ctx context.Context, c authz.Caller) ([]keyservice.
 	return []keyservice.AuditLog{{Node: "n1", Entries: 5}}, r.note(ctx, "logs", c, nil)
 }
 
-func (r *recorder) AuditEntries(ctx context.Context, c authz.Caller, node string, from uint64, limit int) ([]keyservice.LoggedEntry, error) {
+// somePage is an entry of a log that has 20.
+func somePage(from uint64) keyservice.AuditPage {
 	e := keyservice.LoggedEntry{Index: from + 4, Entry: audit.Entry{
-		Time: someTime.UnixMilli(), Node: "n1", Actor: "core", Action: "otp.verify", Outcome: audit.Refused, Reason: "mismatch",
+		Schema: 1, Time: someTime.UnixMilli(), Node: "n1", Actor: "core", Action: "otp.verify", Outcome: audit.Refused, Reason: "mismatch",
 	}}
-	return []keyservice.LoggedEntry{e}, r.note(ctx, "entries", c, asked{node, limit})
+	return keyservice.AuditPage{Entries: []keyservice.LoggedEntry{e}, Next: from + 5, End: 20}
+}
+
+func (r *recorder) AuditEntries(ctx context.Context, c authz.Caller, q keyservice.AuditQuery) (keyservice.AuditPage, error) {
+	return somePage(q.From), r.note(ctx, "entries", c, q)
+}
+
+func (r *recorder) StreamAudit(ctx context.Context, c authz.Caller, q keyservice.AuditQuery) (keyservice.AuditStream, error) {
+	s := keyservice.AuditStream{Log: keyservice.AuditLog{Node: "n1", Entries: 20}, Pages: func(yield func(keyservice.AuditPage, error) bool) {
+		for from := q.From; from < 20; from += 5 {
+			if r.cut != nil && from >= 10 {
+				yield(keyservice.AuditPage{}, r.cut(ctx))
+				return
+			}
+			if !yield(somePage(from), nil) {
+				return
+			}
+		}
+	}}
+	return s, r.note(ctx, "stream", c, q)
+}
+
+var someTree = tlog.Tree{N: 20, Hash: tlog.RecordHash([]byte("root"))}
+
+func (r *recorder) AuditCheckpoint(ctx context.Context, c authz.Caller, node string) (keyservice.SignedCheckpoint, error) {
+	p := audit.Checkpoint{Origin: "ramzban/5d0f/n1", Tree: someTree, Time: someTime}
+	return keyservice.SignedCheckpoint{Node: "n1", Checkpoint: p, Note: []byte("note\n")}, r.note(ctx, "checkpoint", c, node)
+}
+
+func (r *recorder) Inclusion(ctx context.Context, c authz.Caller, node string, index, size uint64) (keyservice.InclusionProof, error) {
+	p := keyservice.InclusionProof{Node: "n1", Index: index, Leaf: tlog.RecordHash(nil), Tree: someTree, Proof: tlog.RecordProof{someTree.Hash}}
+	return p, r.note(ctx, "inclusion", c, sizes{node, index, size})
+}
+
+func (r *recorder) Consistency(ctx context.Context, c authz.Caller, node string, from, to uint64) (keyservice.ConsistencyProof, error) {
+	p := keyservice.ConsistencyProof{Node: "n1", From: tlog.Tree{N: 7, Hash: someTree.Hash}, To: someTree}
+	return p, r.note(ctx, "consistency", c, sizes{node, from, to})
+}
+
+func (r *recorder) AuditKeys(ctx context.Context, c authz.Caller) ([]keyservice.AuditKey, error) {
+	return []keyservice.AuditKey{{Version: 2}}, r.note(ctx, "audit-keys", c, nil)
+}
+
+// sizes are what a proof is asked for.
+type sizes struct {
+	node  string
+	at, n uint64
 }
 
 func (r *recorder) CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error) {
@@ -137,11 +187,6 @@ func (r *recorder) Remove(ctx context.Context, c authz.Caller, in keyservice.Rem
 }
 
 // asked is which entries were.
-type asked struct {
-	node  string
-	limit int
-}
-
 // setUses, setPIN, setMobile and endSubject are the inputs of use cases that take no struct.
 type (
 	setUses struct {

@@ -76,6 +76,8 @@ type Server struct {
 	forms   bulkForms
 	streams bulkPlaces // of the bulk issues that run
 
+	auditing chan struct{} // holds one for each stream of audit entries that runs
+
 	running context.Context // ends when Shutdown begins: streams end then
 	stop    context.CancelFunc
 }

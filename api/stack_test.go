@@ -124,6 +124,11 @@ func matrix(serial string) []matrixRow {
 		{"get /v1/proposals/{id}", authz.Officer, "", 404, "proposal_not_found"},
 		{"post /v1/proposals/{id}/approval", authz.Officer, `{"document":"{}","signature":"AAAA","certificate":"AAAA"}`, 404, "proposal_not_found"},
 		{"post /v1/proposals/{id}/withdrawal", authz.Officer, "", 404, "proposal_not_found"},
+		{"get /v1/audit/stream", authz.Auditor, "", 200, ""},
+		{"get /v1/audit/checkpoint", authz.Auditor, "", 404, "checkpoint_not_found"},
+		{"get /v1/audit/proofs/inclusion", authz.Auditor, "", 404, "checkpoint_not_found"},
+		{"get /v1/audit/proofs/consistency", authz.Auditor, "", 404, "checkpoint_not_found"},
+		{"get /v1/audit/keys", authz.Auditor, "", 200, ""},
 		{"post /v1/tokens/{serial}/deactivate", authz.Issuer, "", 200, ""},
 	}
 }

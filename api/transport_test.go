@@ -16,6 +16,7 @@ import (
 	"ramzban/api/client"
 	"ramzban/api/wire"
 	"ramzban/keyservice"
+	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/seed"
 )
@@ -84,10 +85,38 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 	require.Equal(t, wire.VerificationAnswer{
 		Result: "refused", Reason: "throttled", Serial: "402519938461", RetryAfterSeconds: 2, Audit: wire.Audit{Node: "n1", Index: 1842},
 	}, verdict)
-	page, err := auditor.AuditEntries(ctx, "n1", 7, 50)
+	query := client.AuditQuery{
+		Node: "n1", From: 7, Limit: 50, Serial: "402519938461", Action: "otp.verify", Actor: "core", Outcome: "refused",
+		Since: someTime, Until: someTime.Add(time.Millisecond), Leaves: true,
+	}
+	page, err := auditor.AuditEntries(ctx, query)
 	require.NoError(t, err)
 	require.Equal(t, uint64(12), page.Next)
 	require.Equal(t, uint64(11), page.Entries[0].Index)
+	require.EqualValues(t, 20, page.End)
+	leaf, err := audit.Decode(page.Entries[0].Leaf)
+	require.NoError(t, err)
+	require.Equal(t, "otp.verify", leaf.Action)
+	var streamed []uint64
+	summary, err := auditor.StreamAudit(ctx, query, func(e wire.AuditEntry) error {
+		streamed = append(streamed, e.Index)
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []uint64{11, 16, 21}, streamed)
+	require.Equal(t, wire.AuditSummary{Entries: 3, Next: 22, Complete: true}, summary)
+	newest, err := auditor.AuditCheckpoint(ctx, "n1")
+	require.NoError(t, err)
+	require.Equal(t, wire.CheckpointAnswer{Node: "n1", Origin: "ramzban/5d0f/n1", Size: 20, Root: someTree.Hash[:], Time: someTime, Note: "note\n"}, newest)
+	included, err := auditor.ProveInclusion(ctx, "n1", 7, 19)
+	require.NoError(t, err)
+	require.Equal(t, [][]byte{someTree.Hash[:]}, included.Proof)
+	consistent, err := auditor.ProveConsistency(ctx, "n1", 7, 20)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{7, 20, 0}, []uint64{consistent.From.Size, consistent.To.Size, uint64(len(consistent.Proof))})
+	keys, err := auditor.AuditKeys(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, keys.Keys[0].Version)
 	logs, err := auditor.AuditLogs(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []wire.AuditLog{{Node: "n1", Entries: 5}}, logs.Logs)
@@ -103,7 +132,7 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 		seen[c.name] = c
 		require.NotEmpty(t, c.requestID)
 	}
-	require.Len(t, seen, 13, "every use case once")
+	require.Len(t, seen, 18, "every use case once")
 	require.Equal(t, authz.Caller{Name: "the-issuer", Roles: []authz.Role{authz.Issuer}}, seen["issue"].caller)
 	require.Equal(t, keyservice.IssueRequest{
 		Class: "card", Subject: seed.NewSubject("6037991234567893"), Channel: "app", Profile: "offline-60", Uses: []string{"second-pin"},
@@ -114,7 +143,16 @@ func TestEveryRouteReachesItsUseCase(t *testing.T) {
 		Channel: "app", KeyDER: []byte("key"),
 	}, seen["activate"].input)
 	require.Equal(t, keyservice.VerifyRequest{Serial: "402519938461", Subject: seed.NewSubject(""), Use: "second-pin", OTP: seed.NewPassword("492039")}, seen["verify"].input)
-	require.Equal(t, asked{"n1", 50}, seen["entries"].input)
+	wanted := keyservice.AuditQuery{
+		Node: "n1", From: 7, Limit: 50, Serial: "402519938461", Action: "otp.verify", Actor: "core", Outcome: "refused",
+		Since: someTime, Until: someTime.Add(time.Millisecond),
+	}
+	require.Equal(t, wanted, seen["entries"].input)
+	wanted.Limit = 0
+	require.Equal(t, wanted, seen["stream"].input)
+	require.Equal(t, "n1", seen["checkpoint"].input)
+	require.Equal(t, sizes{"n1", 7, 19}, seen["inclusion"].input)
+	require.Equal(t, sizes{"n1", 7, 20}, seen["consistency"].input)
 }
 
 // TestErrorsOfUseCases: status from the error map, detail from the use case, cause in the log only.

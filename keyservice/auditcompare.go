@@ -150,7 +150,7 @@ func (s *Service) read(ctx context.Context, snap store.Snapshot, log AuditLog) i
 
 // remember takes note of what an entry says about tokens, and returns what is wrong with that.
 func remember(tokens audit.Tokens, e LoggedEntry) (found []Discrepancy) {
-	if !e.genuine() {
+	if !e.Genuine() {
 		return []Discrepancy{{What: e.Reason, Node: e.Node, Logged: e.Index}}
 	}
 	for _, c := range tokens.Remember(e.Entry) {

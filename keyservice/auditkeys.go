@@ -34,8 +34,8 @@ func (s *Service) versionedAuditKeys(ctx context.Context) ([]AuditKey, error) {
 	return keys, nil
 }
 
-// AuditKeys returns the public keys that checkpoints may be signed with.
-func (s *Service) AuditKeys(ctx context.Context) ([]audit.PublicKey, error) {
+// PublicAuditKeys returns the public keys that checkpoints may be signed with.
+func (s *Service) PublicAuditKeys(ctx context.Context) ([]audit.PublicKey, error) {
 	versions, err := s.versionedAuditKeys(ctx)
 	keys := make([]audit.PublicKey, len(versions))
 	for i, v := range versions {

@@ -3,18 +3,23 @@ package keyservice
 import (
 	"context"
 	"errors"
+	"iter"
 	"math"
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/store"
 )
 
-// MaxAuditPage is the most entries one call of AuditEntries returns.
-const MaxAuditPage = 1000
+// MaxAuditPage is the most entries one call of AuditEntries returns; maxScanned is the most it looks at.
+const (
+	MaxAuditPage = 1000
+	maxScanned   = 20_000
+)
 
 // LoggedEntry is one entry of its node's log with its index. An entry that was changed or removed in the database stands
 // as one of outcome audit.Tampered that says so.
@@ -23,8 +28,8 @@ type LoggedEntry struct {
 	audit.Entry
 }
 
-// genuine tells an entry from what stands for one that was changed or removed.
-func (e LoggedEntry) genuine() bool { return e.Schema != 0 }
+// Genuine tells an entry from what stands for one that was changed or removed.
+func (e LoggedEntry) Genuine() bool { return e.Schema != 0 }
 
 // AuditLog is the log of one node.
 type AuditLog struct {
@@ -49,30 +54,134 @@ func (s *Service) AuditLogs(ctx context.Context, c authz.Caller) (logs []AuditLo
 	return logs, err
 }
 
-// AuditEntries returns up to limit (1 to MaxAuditPage) entries of a node's log, from the index from on. The node may be
-// empty if there is only one log.
-func (s *Service) AuditEntries(ctx context.Context, c authz.Caller, node string, from uint64, limit int) ([]LoggedEntry, error) {
-	page := []LoggedEntry{}
+// AuditQuery says which entries of a log are wanted. Entries that were changed or removed in the database come whatever
+// else it says: nobody knows what they told.
+type AuditQuery struct {
+	Node  string // whose log; may be empty if there is only one
+	From  uint64 // the first index
+	Limit int    // how many at most, 1 to MaxAuditPage; a stream has no limit
+
+	// The zero value of each of these asks for any.
+	Serial, Action, Actor string
+	Outcome               audit.Outcome
+	Since, Until          time.Time // of the deciding node's clock; until then and not at that moment
+}
+
+// check looks at what is asked for.
+func (q AuditQuery) check() error {
+	if q.Serial == "" {
+		return nil
+	}
+	return checkSerial(q.Serial)
+}
+
+// wants tells whether an entry is asked for.
+func (q AuditQuery) wants(e LoggedEntry) bool {
+	about := func(p audit.Part) bool { return p.Serial == q.Serial }
+	at := time.UnixMilli(e.Time)
+	return !e.Genuine() ||
+		(q.Serial == "" || e.Serial == q.Serial || slices.ContainsFunc(e.Also, about)) &&
+			(q.Action == "" || e.Action == q.Action) && (q.Actor == "" || e.Actor == q.Actor) &&
+			(q.Outcome == "" || e.Outcome == q.Outcome) &&
+			!at.Before(q.Since) && (q.Until.IsZero() || at.Before(q.Until))
+}
+
+// AuditPage is some of the entries that a query asks for. Who reads on does so from Next; there are no more when that is
+// End, the number of entries that the log had.
+type AuditPage struct {
+	Entries   []LoggedEntry
+	Next, End uint64
+}
+
+// AuditEntries returns entries of a node's log. A page may be short, or empty, before the log ends: so that a query which
+// few entries answer takes no longer than another, at most maxScanned are looked at.
+func (s *Service) AuditEntries(ctx context.Context, c authz.Caller, q AuditQuery) (AuditPage, error) {
+	var page AuditPage
 	err := s.readLogs(ctx, c, func(snap store.Snapshot, logs []AuditLog) error {
-		if limit < 1 || limit > MaxAuditPage {
+		if q.Limit < 1 || q.Limit > MaxAuditPage {
 			return &Error{Code: CodeInvalid, Detail: "limit must be between 1 and 1000"}
 		}
-		log, err := logOf(logs, node)
+		if err := q.check(); err != nil {
+			return err
+		}
+		log, err := logOf(logs, q.Node)
 		if err != nil {
 			return err
 		}
-		err = s.scanLog(ctx, snap, log, from, func(e LoggedEntry) error {
-			if page = append(page, e); len(page) == limit {
-				return errPageFull
-			}
-			return nil
-		})
-		if errors.Is(err, errPageFull) {
-			return nil
-		}
+		page, err = s.page(ctx, snap, log, q)
 		return err
 	})
 	return page, err
+}
+
+// page reads one page of a log.
+func (s *Service) page(ctx context.Context, snap store.Snapshot, log AuditLog, q AuditQuery) (AuditPage, error) {
+	p := AuditPage{Entries: []LoggedEntry{}, Next: q.From, End: log.Entries}
+	scanned := 0
+	err := s.scanLog(ctx, snap, log, q.From, func(e LoggedEntry) error {
+		if len(p.Entries) == q.Limit || scanned == maxScanned {
+			return errPageFull
+		}
+		scanned++
+		p.Next = max(p.Next, e.Index+1) // a row that is no entry has no place
+		if q.wants(e) {
+			p.Entries = append(p.Entries, e)
+		}
+		return nil
+	})
+	if errors.Is(err, errPageFull) {
+		err = nil
+	} else if err == nil {
+		p.Next = max(p.Next, p.End)
+	}
+	return p, err
+}
+
+// AuditStream is all entries of a log that a query asks for, as the log was when the stream was opened.
+type AuditStream struct {
+	Log   AuditLog
+	Pages iter.Seq2[AuditPage, error] // ends after an error
+}
+
+// StreamAudit opens a stream. Each page is read when it is asked for, in a moment of its own, so that a slow reader holds
+// nothing up; ctx is that of all of them.
+func (s *Service) StreamAudit(ctx context.Context, c authz.Caller, q AuditQuery) (AuditStream, error) {
+	var log AuditLog
+	err := s.readLogs(ctx, c, func(_ store.Snapshot, logs []AuditLog) (err error) {
+		if err := q.check(); err != nil {
+			return err
+		}
+		log, err = logOf(logs, q.Node)
+		return err
+	})
+	q.Limit = MaxAuditPage
+	return AuditStream{Log: log, Pages: func(yield func(AuditPage, error) bool) {
+		for q.From < log.Entries {
+			page, err := s.nextPage(ctx, log, q)
+			if !yield(page, err) || err != nil {
+				return
+			}
+			q.From = page.Next
+		}
+	}}, err
+}
+
+// nextPage reads a page of a stream; entries that came after the stream was opened are left out.
+func (s *Service) nextPage(ctx context.Context, log AuditLog, q AuditQuery) (AuditPage, error) {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return AuditPage{}, storeError(err)
+	}
+	defer snap.Close()
+	page, err := s.page(ctx, snap, log, q)
+	if err != nil {
+		return AuditPage{}, storeError(err)
+	}
+	if page.Next == q.From {
+		return AuditPage{}, &Error{Code: CodeLogChanged, Detail: "too many rows stand in the log that are no entries: compare it with the database"}
+	}
+	page.Entries = slices.DeleteFunc(page.Entries, func(e LoggedEntry) bool { return e.Genuine() && e.Index >= log.Entries })
+	return page, nil
 }
 
 // readLogs calls fn with a snapshot in which this reading is logged, and the logs there.

@@ -195,7 +195,7 @@ func (s *Service) storedCheckpoint(ctx context.Context, snap store.Snapshot, nod
 	if known != nil && known.row.Version == row.Version && bytes.Equal(known.row.Value, row.Value) {
 		return *known, nil
 	}
-	keys, err := s.AuditKeys(ctx)
+	keys, err := s.PublicAuditKeys(ctx)
 	if err != nil {
 		return signed{}, err
 	}

@@ -59,7 +59,7 @@ func rfcRoot(leaves [][]byte) tlog.Hash {
 
 // checkpoint opens the stored checkpoint with the public key alone, and holds it against the entries.
 func (w *world) checkpoint() audit.Checkpoint {
-	keys, err := w.AuditKeys(context.Background())
+	keys, err := w.PublicAuditKeys(context.Background())
 	require.NoError(w.t, err)
 	c, err := audit.OpenCheckpoint(w.row(audit.CheckpointKey(w.node)).Value, w.origin(w.node), keys)
 	require.NoError(w.t, err)

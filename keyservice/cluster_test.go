@@ -96,9 +96,9 @@ func TestARepeatAtAnotherNodeGetsTheFirstAnswer(t *testing.T) {
 			decided += count(!v.Repeated)
 		}
 		require.Equal(t, 1, decided)
-		log, err := nodes[i%3].AuditEntries(context.Background(), auditor, answers[0].Audit.Node, answers[0].Audit.Index, 1)
+		log, err := nodes[i%3].AuditEntries(context.Background(), auditor, AuditQuery{Node: answers[0].Audit.Node, From: answers[0].Audit.Index, Limit: 1})
 		require.NoError(t, err)
-		require.Equal(t, audit.Accepted, log[0].Outcome)
+		require.Equal(t, audit.Accepted, log.Entries[0].Outcome)
 	}
 }
 
@@ -114,15 +114,15 @@ func TestEachNodeHasALogOfItsOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []AuditLog{{"node-1", begun + 5}, {"node-2", 3}}, logs)
 	for _, l := range logs {
-		entries, err := nodes[1].AuditEntries(ctx, auditor, l.Node, 0, MaxAuditPage)
+		page, err := nodes[1].AuditEntries(ctx, auditor, AuditQuery{Node: l.Node, Limit: MaxAuditPage})
 		require.NoError(t, err)
-		require.GreaterOrEqual(t, uint64(len(entries)), l.Entries)
-		for i, e := range entries {
+		require.GreaterOrEqual(t, uint64(len(page.Entries)), l.Entries)
+		for i, e := range page.Entries {
 			require.Equal(t, audit.Position{Node: l.Node, Index: uint64(i)}, audit.Position{Node: e.Node, Index: e.Index})
 		}
 	}
 	for _, node := range []string{"", "node-3", "node"} {
-		_, err = nodes[0].AuditEntries(ctx, auditor, node, 0, 1)
+		_, err = nodes[0].AuditEntries(ctx, auditor, AuditQuery{Node: node, Limit: 1})
 		require.ErrorContains(t, err, "node-1, node-2", "whose log is meant must be said")
 	}
 }

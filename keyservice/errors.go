@@ -58,6 +58,8 @@ const (
 	CodeSignatureInvalid    Code = "signature_invalid"
 	CodeDocumentInvalid     Code = "document_invalid"
 	CodeTampered            Code = "record_tampered"
+	CodeLogChanged          Code = "audit_log_changed"
+	CodeCheckpointNotFound  Code = "checkpoint_not_found"
 	CodeKeyRetired          Code = "key_retired"
 	CodeKeyDestroyed        Code = "key_destroyed"
 	CodeKeyNeeded           Code = "key_needed"

@@ -463,10 +463,10 @@ func (w *world) try(p *phone, typed seed.Password) Verdict {
 func (w *world) entries() []LoggedEntry {
 	var all []LoggedEntry
 	for {
-		page, err := w.AuditEntries(context.Background(), auditor, "", uint64(len(all)), MaxAuditPage)
+		page, err := w.AuditEntries(context.Background(), auditor, AuditQuery{From: uint64(len(all)), Limit: MaxAuditPage})
 		require.NoError(w.t, err)
-		all = append(all, page...)
-		if len(page) < MaxAuditPage {
+		all = append(all, page.Entries...)
+		if len(page.Entries) < MaxAuditPage {
 			return all
 		}
 	}

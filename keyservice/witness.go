@@ -116,7 +116,7 @@ func (s *Service) CheckAnchor(ctx context.Context, note []byte) error {
 	if err != nil {
 		return err
 	}
-	keys, err := s.AuditKeys(ctx)
+	keys, err := s.PublicAuditKeys(ctx)
 	if err != nil {
 		return hsmError(err)
 	}

@@ -17,7 +17,7 @@ import (
 
 // witnesses are the ways to reach a directory.
 func (w *world) witnesses(dir string) map[string]Witness {
-	d, err := witness.OpenDir(dir, w.AuditKeys)
+	d, err := witness.OpenDir(dir, w.PublicAuditKeys)
 	require.NoError(w.t, err)
 	server := httptest.NewTLSServer(witness.Handler(d))
 	w.t.Cleanup(server.Close)

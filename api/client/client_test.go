@@ -108,7 +108,7 @@ func TestComparisonOutlivesTheTimeout(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = fmt.Fprint(w, `{"discrepancies":[]}`)
 	})
-	_, err := c.AuditEntries(t.Context(), "", 0, 1)
+	_, err := c.AuditEntries(t.Context(), client.AuditQuery{Node: "", From: 0, Limit: 1})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	_, err = c.CompareAudit(t.Context())
 	require.NoError(t, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"ramzban/api/wire"
@@ -128,32 +127,4 @@ func (c *Client) Verify(ctx context.Context, r wire.VerificationRequest) (wire.V
 // Time reads the server's clock; it needs no certificate.
 func (c *Client) Time(ctx context.Context) (wire.TimeAnswer, error) {
 	return call[wire.TimeAnswer](ctx, c, http.MethodGet, c.at("time"), nil)
-}
-
-// AuditLogs lists the audit logs, one of each node. Role: auditor.
-func (c *Client) AuditLogs(ctx context.Context) (wire.AuditLogsAnswer, error) {
-	return call[wire.AuditLogsAnswer](ctx, c, http.MethodGet, c.at("audit", "logs"), nil)
-}
-
-// AuditEntries reads at most limit entries of a node's audit log from index from on. The node may be empty if there is only
-// one log. Role: auditor.
-func (c *Client) AuditEntries(ctx context.Context, node string, from uint64, limit int) (wire.AuditAnswer, error) {
-	to := c.at("audit", "entries")
-	query := url.Values{"from": {strconv.FormatUint(from, 10)}, "limit": {strconv.Itoa(limit)}}
-	if node != "" {
-		query.Set("node", node)
-	}
-	to.RawQuery = query.Encode()
-	return call[wire.AuditAnswer](ctx, c, http.MethodGet, to, nil)
-}
-
-// CompareAudit compares the stored state with the audit log. It may take minutes, so Options.Timeout does not hold for
-// it: it ends when ctx does, or after six minutes if ctx has no deadline. Role: auditor.
-func (c *Client) CompareAudit(ctx context.Context) (wire.ComparisonAnswer, error) {
-	if _, given := ctx.Deadline(); !given {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, comparisonTimeout)
-		defer cancel()
-	}
-	return exchange[wire.ComparisonAnswer](ctx, c, http.MethodGet, c.at("audit", "comparison"), nil)
 }

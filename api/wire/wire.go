@@ -268,6 +268,7 @@ type AuditEntry struct {
 	Key        []byte    `json:"key,omitempty" doc:"Keyed digest of the caller and its Idempotency-Key: a repeated answer has that of the first"`
 
 	Also []AuditPart `json:"also,omitempty" doc:"Further tokens of the same decision"`
+	Leaf []byte      `json:"leaf,omitempty" doc:"If leaves were asked for: the entry as it is stored (CBOR), whose hash is in the Merkle tree"`
 	Tree *AuditTree  `json:"tree,omitempty" doc:"Of a checkpoint's entry: what was signed; of one that tells of a changed log: the tree before the entry that is wrong"`
 
 	Detail      string `json:"detail,omitempty" doc:"What was done, in words" example:"wrap/1 readable, wrap/2 active"`
@@ -305,8 +306,62 @@ type AuditLogsAnswer struct {
 
 // AuditAnswer is a page of a node's audit log (GET /v1/audit/entries?node=node-1&from=0&limit=100).
 type AuditAnswer struct {
-	Entries []AuditEntry `json:"entries" doc:"In the order of their indexes"`
+	Entries []AuditEntry `json:"entries" doc:"In the order of their indexes; with filters there may be none, and more later"`
 	Next    uint64       `json:"next" doc:"Give as from to read on"`
+	End     uint64       `json:"end" doc:"How many entries the log had: at next = end there are no more" example:"1843"`
+}
+
+// AuditStreamEnd is the last line of a stream of entries. Without it, the answer was cut.
+type AuditStreamEnd struct {
+	Summary AuditSummary `json:"summary" doc:"What the stream was"`
+}
+
+// AuditSummary counts what a stream of entries told.
+type AuditSummary struct {
+	Entries  int      `json:"entries" doc:"How many lines came before this one" example:"1842"`
+	Next     uint64   `json:"next" doc:"Give as from to read on, after a complete stream what is decided from now on" example:"1843"`
+	Complete bool     `json:"complete" doc:"Whether these are all that were asked for"`
+	Problem  *Problem `json:"problem,omitempty" doc:"Why they are not; read on from next"`
+}
+
+// CheckpointAnswer is the newest checkpoint of a node's log (GET /v1/audit/checkpoint?node=node-1).
+type CheckpointAnswer struct {
+	Node   string    `json:"node" doc:"Whose log" example:"node-1"`
+	Origin string    `json:"origin" doc:"The identity that signs the log: first line of the note, and name of its signature" example:"ramzban/5d0f6f3c1b7e49a2/node-1"`
+	Size   uint64    `json:"size" doc:"How many entries are in the tree" example:"1842"`
+	Root   []byte    `json:"root" doc:"The tree's root hash (RFC 6962), 32 bytes"`
+	Time   time.Time `json:"time" doc:"When it was signed, by the node's clock"`
+	Note   string    `json:"note" doc:"The signed note (c2sp.org/tlog-checkpoint): the text, an empty line, signatures of ECDSA P-256 with SHA-256"`
+}
+
+// InclusionAnswer proves that an entry is in a node's log (GET /v1/audit/proofs/inclusion?node=node-1&index=7&size=1842).
+type InclusionAnswer struct {
+	Node     string   `json:"node" doc:"Whose log" example:"node-1"`
+	Index    uint64   `json:"index" doc:"Of the entry" example:"7"`
+	LeafHash []byte   `json:"leaf_hash" doc:"SHA-256 of a zero byte and the entry's bytes"`
+	Size     uint64   `json:"size" doc:"Of the tree that it is proven to be in" example:"1842"`
+	Root     []byte   `json:"root" doc:"That tree's root hash"`
+	Proof    [][]byte `json:"proof" doc:"The audit path, from the leaf up (RFC 6962 section 2.1.1), 32 bytes each"`
+}
+
+// ConsistencyAnswer proves that a node's log only grew (GET /v1/audit/proofs/consistency?node=node-1&from=900&to=1842).
+type ConsistencyAnswer struct {
+	Node  string    `json:"node" doc:"Whose log" example:"node-1"`
+	From  AuditTree `json:"from" doc:"The earlier tree"`
+	To    AuditTree `json:"to" doc:"The later tree"`
+	Proof [][]byte  `json:"proof" doc:"That the later one begins with the earlier one (RFC 6962 section 2.1.2), 32 bytes each"`
+}
+
+// AuditKey is the public half of one version of the key that signs checkpoints.
+type AuditKey struct {
+	Version   uint32 `json:"version" doc:"Of the audit key" example:"1"`
+	ID        string `json:"id" doc:"As it begins a checkpoint's signature: the first four bytes of the SHA-256 of public_key, in hexadecimal" example:"4c1b8f02"`
+	PublicKey []byte `json:"public_key" doc:"Base64 of the DER SubjectPublicKeyInfo, P-256"`
+}
+
+// AuditKeysAnswer lists them (GET /v1/audit/keys).
+type AuditKeysAnswer struct {
+	Keys []AuditKey `json:"keys" doc:"In the order of their versions"`
 }
 
 // Discrepancy is a place where the database is not what the audit logs say it must be, or where they contradict each other.

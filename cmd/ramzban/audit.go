@@ -137,7 +137,7 @@ func nodesOf(ctx context.Context, api *client.Client) ([]string, error) {
 func readLog(ctx context.Context, api *client.Client, q entriesQuery) ([]wire.AuditEntry, error) {
 	var found []wire.AuditEntry
 	for from := q.from; len(found) <= q.limit; {
-		page, err := api.AuditEntries(ctx, q.node, from, auditPage)
+		page, err := api.AuditEntries(ctx, client.AuditQuery{Node: q.node, From: from, Limit: auditPage})
 		if err != nil {
 			return nil, err
 		}

@@ -184,7 +184,7 @@ func (b *retailBank) comparesAudit(t *testing.T) {
 	a, err := b.as("auditor").CompareAudit(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, a.Discrepancies)
-	log, err := b.as("auditor").AuditEntries(t.Context(), "", 0, 1000)
+	log, err := b.as("auditor").AuditEntries(t.Context(), client.AuditQuery{Limit: 1000})
 	require.NoError(t, err)
 	require.Greater(t, len(log.Entries), 15, "there was something to compare")
 }

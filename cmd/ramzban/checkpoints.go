@@ -30,7 +30,7 @@ type checkpoints struct {
 // openCheckpoints refuses a database that is older than what the witness, or the file that the configuration names, has of it.
 // A witness that cannot be asked stops no start: what it has is compared at the next checkpoint.
 func openCheckpoints(ctx context.Context, c AuditConfig, s *keyservice.Service, log *slog.Logger) (*checkpoints, error) {
-	w, err := c.witness(s.AuditKeys)
+	w, err := c.witness(s.PublicAuditKeys)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ramzban/api/client"
 	"ramzban/api/wire"
 )
 
@@ -163,7 +164,7 @@ func (b *bank) auditLog(ctx context.Context) []wire.AuditEntry {
 	const limit = 500
 	var all []wire.AuditEntry
 	for {
-		page, err := b.as("auditor").AuditEntries(ctx, "", uint64(len(all)), limit)
+		page, err := b.as("auditor").AuditEntries(ctx, client.AuditQuery{From: uint64(len(all)), Limit: limit})
 		require.NoError(b.t, err)
 		for _, e := range page.Entries {
 			require.Equal(b.t, uint64(len(all)), e.Index, "the indexes are not dense")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ramzban/api/client"
 	"ramzban/api/wire"
 )
 
@@ -51,7 +52,7 @@ func TestARevokedClientFailsTheHandshake(t *testing.T) {
 	_, err = d.enrol(t.Context(), "offline-60", testCard(1))
 	require.NoError(t, err, "who is not on the list works")
 	for _, name := range []string{"core-banking", "auditor"} {
-		_, err = d.as(name).AuditEntries(t.Context(), "", 0, 10)
+		_, err = d.as(name).AuditEntries(t.Context(), client.AuditQuery{Limit: 10})
 		require.ErrorContains(t, err, "tls: bad certificate", name)
 		var problem *wire.Problem
 		require.NotErrorAs(t, err, &problem)

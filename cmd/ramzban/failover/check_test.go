@@ -58,10 +58,10 @@ func (l *load) checkLogs() {
 func (l *load) entries(of string) (all []keyservice.LoggedEntry) {
 	l.t.Helper()
 	for {
-		page, err := l.nodes[0].AuditEntries(context.Background(), bank, of, uint64(len(all)), keyservice.MaxAuditPage)
+		page, err := l.nodes[0].AuditEntries(context.Background(), bank, keyservice.AuditQuery{Node: of, From: uint64(len(all)), Limit: keyservice.MaxAuditPage})
 		require.NoError(l.t, err)
-		all = append(all, page...)
-		if len(page) < keyservice.MaxAuditPage {
+		all = append(all, page.Entries...)
+		if len(page.Entries) < keyservice.MaxAuditPage {
 			return all
 		}
 	}

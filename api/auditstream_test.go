@@ -1,0 +1,91 @@
+package api_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ramzban/api/client"
+	"ramzban/api/wire"
+	"ramzban/keyservice"
+)
+
+// A stream that cannot go on says so in its last line, and where to read on.
+func TestACutAuditStreamIsNeverTakenForAWholeOne(t *testing.T) {
+	rec := &recorder{cut: func(context.Context) error {
+		return &keyservice.Error{Code: keyservice.CodeStorageUnavailable, Detail: "try again"}
+	}}
+	w := start(t, rec, nil)
+	came := 0
+	summary, err := w.goClient("auditor").StreamAudit(context.Background(), client.AuditQuery{}, func(wire.AuditEntry) error {
+		came++
+		return nil
+	})
+	require.ErrorIs(t, err, client.ErrAuditCut)
+	var p *wire.Problem
+	require.ErrorAs(t, err, &p)
+	require.Equal(t, "storage_unavailable", p.Code)
+	require.Equal(t, 2, came)
+	require.Equal(t, 2, summary.Entries)
+	require.EqualValues(t, 10, summary.Next)
+	require.False(t, summary.Complete)
+	require.Eventually(t, func() bool { return strings.Contains(w.log.String(), `"complete":"false"`) }, 10*time.Second, time.Millisecond)
+}
+
+// A panic on the way is one too, and takes nothing else with it.
+func TestAPanicWithinAnAuditStream(t *testing.T) {
+	w := start(t, &recorder{cut: func(context.Context) error { panic("on the way") }}, nil)
+	_, err := w.goClient("auditor").StreamAudit(context.Background(), client.AuditQuery{}, func(wire.AuditEntry) error { return nil })
+	var p *wire.Problem
+	require.ErrorAs(t, err, &p)
+	require.Equal(t, "internal", p.Code)
+	require.NotContains(t, w.log.String(), "on the way")
+}
+
+// Only so many streams run at once; one ends with its reader, and when the service stops.
+func TestAuditStreamsAreBounded(t *testing.T) {
+	held, cut := make(chan struct{}, 10), errors.New("the reader left")
+	rec := &recorder{cut: func(ctx context.Context) error {
+		held <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}}
+	w := start(t, rec, nil)
+	auditor, ended := w.goClient("auditor"), make(chan error, 10)
+	read := func(ctx context.Context) {
+		_, err := auditor.StreamAudit(ctx, client.AuditQuery{}, func(wire.AuditEntry) error { return nil })
+		ended <- err
+	}
+	leaving, leave := context.WithCancelCause(context.Background())
+	go read(leaving)
+	<-held
+	for range 3 {
+		go read(context.Background())
+		<-held
+	}
+	r := w.send("auditor", "GET", "/v1/audit/stream", "")
+	require.Equal(t, 503, r.status)
+	require.Equal(t, "busy", r.problem(t).Code)
+	leave(cut)
+	require.ErrorIs(t, <-ended, cut)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, w.server.Shutdown(ctx))
+	for range 3 {
+		var p *wire.Problem
+		require.ErrorAs(t, <-ended, &p)
+		require.Equal(t, "not_ready", p.Code)
+	}
+}
+
+// An error of whoever reads ends the stream.
+func TestAnAuditStreamEndsWithItsReader(t *testing.T) {
+	w, full := start(t, &recorder{}, nil), errors.New("the disk is full")
+	_, err := w.goClient("auditor").StreamAudit(context.Background(), client.AuditQuery{}, func(wire.AuditEntry) error { return full })
+	require.ErrorIs(t, err, full)
+}
