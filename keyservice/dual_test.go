@@ -114,7 +114,7 @@ var tries = map[string]struct {
 		_, err := w.Propose(context.Background(), zoe, w.signedProposal(zoe, p.Document.Action, p.Document.Parameters))
 		return err
 	}, CodeNotOfficer},
-	"propose for another installation": {elsewhere, CodeDocumentInvalid},
+	"propose for another installation": {forElsewhere, CodeDocumentInvalid},
 	"propose what was altered":         {altered, CodeSignatureInvalid},
 	"an id that is none": {func(w *world, p ProposalView) error {
 		_, err := w.Approve(context.Background(), bob, "../"+p.ID, w.signedApproval(bob, p.Signed.Document))
@@ -161,7 +161,7 @@ func withdrawn(w *world, p ProposalView) error {
 	return approving(bob, consent("bob", "bob"))(w, p)
 }
 
-func elsewhere(w *world, p ProposalView) error {
+func forElsewhere(w *world, p ProposalView) error {
 	other := p.Document
 	other.Installation = "0000000000000000"
 	_, err := w.Propose(context.Background(), alice, officersCA().sign(w.encoded(other), "alice"))
@@ -342,9 +342,9 @@ func TestConcurrentApprovalsAreOne(t *testing.T) {
 		require.Equal(t, names, nodes[1].officers())
 		done := 0
 		for _, w := range nodes {
-			page, err := w.AuditEntries(ctx, auditor, w.node, 0, MaxAuditPage)
+			page, err := w.AuditEntries(ctx, auditor, AuditQuery{Node: w.node, Limit: MaxAuditPage})
 			require.NoError(t, err)
-			for _, e := range page {
+			for _, e := range page.Entries {
 				done += count(e.Proposal == p.ID && e.Action == ActionOfficers && e.Outcome == audit.Done)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ramzban/api/client"
 	"ramzban/api/wire"
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
@@ -127,7 +128,7 @@ func TestTwoOfficersAgreeAtTheirTerminals(t *testing.T) {
 // openssl.
 func (s *service) provesOffline(t *testing.T, id string) {
 	t.Helper()
-	page, err := s.as("auditor").AuditEntries(t.Context(), "", 0, 1000)
+	page, err := s.as("auditor").AuditEntries(t.Context(), client.AuditQuery{Limit: 1000})
 	require.NoError(t, err)
 	var segment bytes.Buffer
 	signed := 0
