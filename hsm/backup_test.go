@@ -44,12 +44,15 @@ func TestWhatIsNoDataKeyIsRefused(t *testing.T) {
 	stored := wrapKnown(t, h, seed.SHA1, rfcSecret(32)).wrapped
 	posing := stored
 	posing.Key = w.Key
+	long, err := h.WrapUnderBackup(rfcSecret(64))
+	require.NoError(t, err)
 	for name, test := range map[string]struct {
 		wrapped seed.Wrapped
 		is      error
 	}{
 		"a seed":                {stored, seed.ErrBadBlob},
 		"a seed that poses":     {posing, seed.ErrBadBlob},
+		"too long":              {long, seed.ErrBadBlob},
 		"damaged":               {func() seed.Wrapped { d := w; d.Blob = slices.Clone(w.Blob); d.Blob[39] ^= 1; return d }(), seed.ErrBadBlob},
 		"empty":                 {seed.Wrapped{Mech: w.Mech, Key: w.Key}, seed.ErrBadBlob},
 		"under no such version": {seed.Wrapped{Mech: w.Mech, Key: seed.KeyRef{Label: "backup", Version: 9}, Blob: w.Blob}, seed.ErrKeyNotFound},

@@ -11,7 +11,6 @@ import (
 
 	"ramzban/hsm"
 	"ramzban/keyservice/seed"
-	"ramzban/softhsm"
 	fault "ramzban/softhsm/faultmodule"
 )
 
@@ -198,7 +197,7 @@ func TestAnInterruptedDestructionIsFinished(t *testing.T) {
 
 // Every kind of C call of a destruction fails in each way: in the end the key is gone, and no other is.
 func TestFaultDestroying(t *testing.T) {
-	tok := softhsm.New(t)
+	tok := copyOf(t, token)
 	functions := []fault.Function{fault.OpenSession, fault.FindObjectsInit, fault.GetAttributeValue, fault.CreateObject, fault.DestroyObject}
 	victims := 2 * len(functions) * len(sweepCodes)
 	victim := func(i int) seed.KeyRef { return seed.KeyRef{Label: "digest", Version: uint32(i + 1)} }

@@ -456,3 +456,19 @@ func (h *HSM) CheckErased(ref seed.KeyRef) error {
 	})
 	return errors.Join(err, verdict)
 }
+
+// WrapUnderBackup wraps any value under the active backup key.
+func (h *HSM) WrapUnderBackup(value []byte) (w seed.Wrapped, err error) {
+	err = h.meanwhile(func(g *generation, s *session) error {
+		key, err := s.importObject(dataKeyTemplate(value))
+		if err != nil {
+			return err
+		}
+		return s.lend(key, "a value", func(key pkcs11.ObjectHandle) (err error) {
+			active, _ := g.ring().current(labelBackup)
+			w, err = g.wrapWith(s, active, key)
+			return err
+		})
+	})
+	return w, err
+}

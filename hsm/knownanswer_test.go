@@ -28,7 +28,7 @@ func renote(t testing.TB, tok *softhsm.Token) {
 
 // Each key, exchanged alone for another of the same label, is refused and named; so is one of an old version.
 func TestExchangedKeysAreRefusedAndNamed(t *testing.T) {
-	tok := softhsm.New(t)
+	tok := copyOf(t, token)
 	for _, label := range masterLabels {
 		require.NoError(t, hsm.CreateKey(tok.Config(), seed.KeyRef{Label: label, Version: 2}))
 	}
@@ -158,7 +158,7 @@ func quickWith(t testing.TB, tok *softhsm.Token, change ...func(*hsm.Config)) *h
 // A key that was there at start and is not at a generation change is an outage: no record made under it may be taken
 // for a tampered one, or for one of a key that never was. When the key is back, so is the HSM.
 func TestAGenerationNeedsAllKeysOfTheEarlierOnes(t *testing.T) {
-	tok := softhsm.New(t)
+	tok := copyOf(t, token)
 	before := objectFiles(t, tok)
 	second := seed.KeyRef{Label: "seal", Version: 2}
 	require.NoError(t, hsm.CreateKey(tok.Config(), second))
@@ -193,7 +193,7 @@ func TestAGenerationNeedsAllKeysOfTheEarlierOnes(t *testing.T) {
 func TestAKeyExchangedMeanwhileIsAnOutage(t *testing.T) {
 	for _, label := range masterLabels {
 		t.Run(label, func(t *testing.T) {
-			tok := softhsm.New(t)
+			tok := copyOf(t, token)
 			h := quick(t, tok)
 			sealed, err := h.Seal(t.Context(), "record", []byte("x"))
 			require.NoError(t, err)
@@ -209,7 +209,7 @@ func TestAKeyExchangedMeanwhileIsAnOutage(t *testing.T) {
 
 // A key ceremony beside the running service is no outage; its keys are used once their answers are known.
 func TestKeysThatAppearMeanwhileAreLeftOut(t *testing.T) {
-	tok := softhsm.New(t)
+	tok := copyOf(t, token)
 	h := quick(t, tok)
 	k := wrapKnown(t, h, seed.SHA1, rfcSecret(20))
 	for _, label := range masterLabels {

@@ -5,6 +5,8 @@ import (
 	"crypto/hmac"
 	"fmt"
 	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +21,28 @@ import (
 // tests open it one after another, never in parallel.
 var token *softhsm.Token
 
+// scratch is a folder for all tests of this package.
+var scratch string
+
+// tokenOfTwo has two versions of every key.
+var tokenOfTwo = sync.OnceValues(func() (*softhsm.Token, error) {
+	tok, err := softhsm.Provision(context.Background(), filepath.Join(scratch, "two"))
+	if err != nil {
+		return nil, err
+	}
+	return tok, tok.Hold(context.Background(), generated(versions(2)...))
+})
+
+// copyOf is a token like another one, for a test to spoil: to make one takes seconds, since an RSA key is among its keys.
+func copyOf(t testing.TB, tok *softhsm.Token) *softhsm.Token {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.CopyFS(dir, os.DirFS(tok.Dir)))
+	made, err := softhsm.Provision(t.Context(), dir)
+	require.NoError(t, err)
+	return made
+}
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
@@ -28,7 +52,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if token, err = softhsm.Provision(context.Background(), dir); err != nil {
+	scratch = dir
+	if token, err = softhsm.Provision(context.Background(), filepath.Join(dir, "one")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -21,7 +21,7 @@ var wrap1, wrap2 = seed.KeyRef{Label: "wrap", Version: 1}, seed.KeyRef{Label: "w
 // twoWraps is a token with two versions of the wrapping master key.
 func twoWraps(t testing.TB) *softhsm.Token {
 	t.Helper()
-	tok := softhsm.New(t)
+	tok := copyOf(t, token)
 	require.NoError(t, hsm.CreateKey(tok.Config(), wrap2))
 	renote(t, tok)
 	return tok
@@ -193,6 +193,11 @@ func TestFaultRewrappingLeavesNothingBehind(t *testing.T) {
 	require.NoError(t, err)
 	fingerprint, err := r.Fingerprint(t.Context(), k.wrapped, k.hash)
 	require.NoError(t, err)
+	tally := r.tally()
+	again, err := r.Rewrap(t.Context(), first, k.hash)
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+	r.requireCalls(tally, calls{fault.UnwrapKey: 0, fault.WrapKey: 0, fault.SignInit: 0})
 	for name, op := range map[string]func() error{
 		"rewrap": func() error {
 			made, err := r.Rewrap(t.Context(), k.wrapped, k.hash)

@@ -17,7 +17,6 @@ import (
 
 	"ramzban/hsm"
 	"ramzban/keyservice/seed"
-	"ramzban/softhsm"
 	fault "ramzban/softhsm/faultmodule"
 )
 
@@ -118,8 +117,7 @@ func TestFaultSigningRecovers(t *testing.T) {
 
 // A handle that stands for another key after all does not get a signature out: the keys are found again.
 func TestASignatureThatDoesNotVerifyIsNeverReturned(t *testing.T) {
-	tok := softhsm.New(t)
-	h := quick(t, tok)
+	h := quick(t, copyOf(t, token))
 	require.NoError(t, h.ConfuseAuditKey())
 	signed, err := h.SignAudit(t.Context(), []byte("checkpoint"))
 	require.NoError(t, err)

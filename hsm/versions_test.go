@@ -40,14 +40,11 @@ func refsOf(t testing.TB, h *hsm.HSM) []seed.KeyRef {
 }
 
 // twoVersions is a token with two versions of every key.
-func twoVersions(t *testing.T) *softhsm.Token {
+func twoVersions(t testing.TB) *softhsm.Token {
 	t.Helper()
-	tok := softhsm.New(t)
-	for _, ref := range versions(2) {
-		require.NoError(t, hsm.CreateKey(tok.Config(), ref))
-	}
-	renote(t, tok)
-	return tok
+	tok, err := tokenOfTwo()
+	require.NoError(t, err)
+	return copyOf(t, tok)
 }
 
 // madeUnder checks under which version everything new is made.
@@ -191,7 +188,7 @@ func (f *answerFile) read() ([]hsm.KnownAnswer, error) { return f.answers, f.err
 // refreshable opens a token of the test's own whose known answers can be changed.
 func refreshable(t *testing.T) (*hsm.HSM, *answerFile) {
 	t.Helper()
-	tok := softhsm.New(t)
+	tok := copyOf(t, token)
 	file := &answerFile{answers: tok.KnownAnswers}
 	return quickWith(t, tok, func(c *hsm.Config) { c.Answers = file.read }), file
 }
