@@ -68,16 +68,17 @@ var (
 // world is one key service with its store, clock and ways to make things go wrong.
 type world struct {
 	*Service
-	t     testing.TB
-	node  string
-	dir   string // of the embedded database
-	dsn   string // of the cluster's
-	open  func() (database, error)
-	db    database
-	clock *fakeClock
-	skew  time.Duration // of the node's clock, which is ahead by it
-	hsm   *faultyHSM
-	store *faultyStore
+	t        testing.TB
+	node     string
+	dir      string // of the embedded database
+	dsn      string // of the cluster's
+	open     func() (database, error)
+	db       database
+	clock    *fakeClock
+	skew     time.Duration // of the node's clock, which is ahead by it
+	hsm      *faultyHSM
+	revealed *sync.Map // the keys beyond the first that its HSM shows
+	store    *faultyStore
 
 	logbook *audit.Log
 }
@@ -117,8 +118,14 @@ type faultyHSM struct {
 	mu       sync.Mutex
 	fail     error
 	macs     int
-	revealed map[seed.KeyRef]bool
-	unsigned error // while set, no checkpoint can be signed
+	revealed *sync.Map // of seed.KeyRef; the nodes of a cluster share it
+	unsigned error     // while set, no checkpoint can be signed
+}
+
+// has says whether the node's HSM shows a key.
+func (f *faultyHSM) has(ref seed.KeyRef) bool {
+	_, shown := f.revealed.Load(ref)
+	return ref.Version == 1 || shown
 }
 
 func (f *faultyHSM) failing() error {
@@ -142,20 +149,15 @@ func (f *faultyHSM) Rewrap(ctx context.Context, w seed.Wrapped, h seed.Hash) (se
 
 func (f *faultyHSM) Keys(ctx context.Context) ([]seed.MasterKey, error) {
 	all, err := f.HSM.Keys(ctx)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.DeleteFunc(all, func(m seed.MasterKey) bool { return m.Key.Version > 1 && !f.revealed[m.Key] }), err
+	return slices.DeleteFunc(all, func(m seed.MasterKey) bool { return !f.has(m.Key) }), err
 }
 
 func (f *faultyHSM) Use(refs []seed.KeyRef) error {
-	f.mu.Lock()
 	for _, ref := range refs {
-		if ref.Version > 1 && !f.revealed[ref] {
-			f.mu.Unlock()
+		if !f.has(ref) {
 			return fmt.Errorf("%w: %s", seed.ErrKeyNotFound, ref)
 		}
 	}
-	f.mu.Unlock()
 	return f.HSM.Use(refs)
 }
 
@@ -273,9 +275,10 @@ func newWorld(t testing.TB) *world {
 // newCluster is a service of several nodes that share a database. Their clocks are ahead of the world's by so much.
 func newCluster(t testing.TB, skews ...time.Duration) []*world {
 	dsn, clock := pgtest.Database(t), &fakeClock{now: birth}
+	revealed := &sync.Map{}
 	var nodes []*world
 	for i, skew := range skews {
-		w := &world{t: t, node: fmt.Sprintf("node-%d", i+1), dsn: dsn, clock: clock, skew: skew}
+		w := &world{t: t, node: fmt.Sprintf("node-%d", i+1), dsn: dsn, clock: clock, skew: skew, revealed: revealed}
 		w.open = func() (database, error) {
 			return pgstore.Open(context.Background(), pgstore.Options{DSN: dsn, Node: w.node, Sequencer: w.logbook.Sequence, Log: slog.New(slog.DiscardHandler)})
 		}
@@ -287,7 +290,10 @@ func newCluster(t testing.TB, skews ...time.Duration) []*world {
 
 // begin starts the node for the rest of the test.
 func (w *world) begin() {
-	w.hsm = &faultyHSM{HSM: theHSM, revealed: map[seed.KeyRef]bool{}}
+	if w.revealed == nil {
+		w.revealed = &sync.Map{}
+	}
+	w.hsm = &faultyHSM{HSM: theHSM, revealed: w.revealed}
 	w.start()
 	w.t.Cleanup(func() { require.NoError(w.t, w.db.Close()) })
 }

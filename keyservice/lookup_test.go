@@ -63,7 +63,7 @@ func TestASubjectMovesAtItsNextSight(t *testing.T) {
 			for range 2 {
 				w.try(p, p.wrong())
 			}
-			reveal([]*world{w}, key(lookupLabel, 2))
+			w.reveal(key(lookupLabel, 2))
 			id := w.begins(lookupLabel, 1, 2)
 			require.True(t, w.try(p, p.password()).Accepted, "by serial nobody moves")
 			w.try(p, p.wrong())
@@ -92,7 +92,7 @@ func TestCodesOutliveAMove(t *testing.T) {
 	code := w.code(waits)
 	w.optedIn(card(1), "second-pin")
 	sms := w.ask(card(1), &payment)
-	reveal([]*world{w}, key(lookupLabel, 2))
+	w.reveal(key(lookupLabel, 2))
 	w.begins(lookupLabel, 1, 2)
 	require.True(t, w.verify(paying(card(1), sms.typed(), payment)).Accepted)
 	require.Equal(t, code.Reveal(), w.code(waits).Reveal())
@@ -105,7 +105,7 @@ func TestCodesOutliveAMove(t *testing.T) {
 func TestAFeedEndsARotationOfTheLookupKey(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
-	reveal([]*world{w}, key(lookupLabel, 3), key(lookupLabel, 4))
+	w.reveal(key(lookupLabel, 3), key(lookupLabel, 4))
 	w.rotates(lookupLabel, 1, 3)
 	var phones []*phone
 	for i := range 3 {
@@ -168,7 +168,7 @@ func TestOldBudgetsOfNobodyGo(t *testing.T) {
 	p := w.enrol(card(1), "counter-6")
 	require.False(t, w.verify(bySubject(card(9), p.wrong())).Accepted)
 	require.True(t, w.verify(bySubject(card(1), p.password())).Accepted)
-	reveal([]*world{w}, key(lookupLabel, 2))
+	w.reveal(key(lookupLabel, 2))
 	id := w.begins(lookupLabel, 1, 2)
 	require.True(t, w.verify(bySubject(card(1), p.password())).Accepted)
 	require.Equal(t, Dependents{"guess budget": 1}, w.renewsAll(id).Left)
@@ -180,7 +180,7 @@ func TestOldBudgetsOfNobodyGo(t *testing.T) {
 func TestWhatIsFedIsKeptNowhere(t *testing.T) {
 	w := newWorld(t)
 	w.enrol(card(1), "counter-6")
-	reveal([]*world{w}, key(lookupLabel, 2))
+	w.reveal(key(lookupLabel, 2))
 	w.begins(lookupLabel, 1, 2)
 	fed := w.agreed(ActionFeed, SubjectFeed{Days: 1})
 	_, err := w.FeedSubjects(context.Background(), alice, fed.ID, []FedSubject{{ClassCard, seed.NewSubject(card(1))}, {ClassCard, seed.NewSubject(card(2))}})
@@ -204,7 +204,7 @@ func TestRowsPutBackUnderTheOldPseudonymAreSeen(t *testing.T) {
 		tok, err := w.load(context.Background(), p.serial)
 		require.NoError(t, err)
 		old := w.row(of(tok.Subject))
-		reveal([]*world{w}, key(lookupLabel, 2))
+		w.reveal(key(lookupLabel, 2))
 		w.begins(lookupLabel, 1, 2)
 		require.True(t, w.verify(bySubject(card(1), p.password())).Accepted)
 		w.attack([]store.Put{old})
@@ -250,7 +250,7 @@ func TestMovingLosesAndDoublesNothing(t *testing.T) {
 		}
 		actions := rapid.SliceOfN(rapid.IntRange(0, 7), 4, 12).Draw(r, "actions")
 		rotateAt := rapid.IntRange(0, len(actions)-1).Draw(r, "rotation")
-		reveal([]*world{w}, key(lookupLabel, 2))
+		w.reveal(key(lookupLabel, 2))
 		for i := 0; i < len(actions); i += 2 {
 			var together sync.WaitGroup
 			for _, a := range actions[i:min(i+2, len(actions))] {

@@ -12,9 +12,9 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// elsewhere are the rows that the pass over rows leaves out: those of tokens come before, the key ring after, and the logs'
+// notInThisPass are the rows that the pass over rows leaves out: those of tokens come before, the key ring after, and the logs'
 // rows depend on no version.
-var elsewhere = append([]string{"t/", "s/", "k/"}, logRows...)
+var notInThisPass = append([]string{"t/", "s/", "k/"}, logRows...)
 
 // rows renews the next rows after the cursor that need it: those whose MAC is under an older version of the seal key get it
 // anew, and guess budgets that nobody needs go.
@@ -61,7 +61,7 @@ func (r *renewal) oldRows(ctx context.Context) (old []store.Key, last store.Key,
 	if r.row.Cursor != nil {
 		from = store.Key(r.row.Cursor) + "\x00"
 	}
-	err = scanBut(ctx, snap, elsewhere, from, func(it store.Item) error {
+	err = scanBut(ctx, snap, notInThisPass, from, func(it store.Item) error {
 		if last = it.Key; r.isOld(it) {
 			old = append(old, it.Key)
 		}

@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/stretchr/testify/require"
@@ -10,14 +11,16 @@ import (
 	"ramzban/keyservice/seed"
 )
 
-func key(label string, version uint32) seed.KeyRef { return seed.KeyRef{Label: label, Version: version} }
+func key(label string, version uint32) seed.KeyRef {
+	return seed.KeyRef{Label: label, Version: version}
+}
 
 // furtherKeys are the versions that rotations go to. A world sees none of them before they are revealed to it. Those from 3
 // on are each used by one test, because it destroys them.
 func furtherKeys() []hsm.PlannedKey {
 	var keys []hsm.PlannedKey
 	for label, last := range map[string]uint32{
-		wrapLabel: 8, sealLabel: 4, dataLabel: 4, lookupLabel: 4, digestLabel: 2, deriveLabel: 2, auditLabel: 2, "backup": 2, "import": 2,
+		wrapLabel: 10, sealLabel: 4, dataLabel: 4, lookupLabel: 4, digestLabel: 2, deriveLabel: 2, auditLabel: 2, "backup": 2, "import": 2,
 	} {
 		for version := uint32(2); version <= last; version++ {
 			keys = append(keys, hsm.PlannedKey{Key: key(label, version), Origin: hsm.Generated})
@@ -26,14 +29,10 @@ func furtherKeys() []hsm.PlannedKey {
 	return keys
 }
 
-// reveal lets nodes find keys in their HSM as if they had just been made.
-func reveal(nodes []*world, refs ...seed.KeyRef) {
-	for _, w := range nodes {
-		w.hsm.mu.Lock()
-		for _, ref := range refs {
-			w.hsm.revealed[ref] = true
-		}
-		w.hsm.mu.Unlock()
+// reveal lets the HSM show keys as if they had just been made.
+func (w *world) reveal(refs ...seed.KeyRef) {
+	for _, ref := range refs {
+		w.revealed.Store(ref, true)
 	}
 }
 
@@ -98,4 +97,26 @@ func (w *world) dependents(ref seed.KeyRef) Dependents {
 	require.NoError(w.t, err)
 	require.Zero(w.t, found.unreadable)
 	return found.of(ref)
+}
+
+// rotatedTo rotates a label to a version unless that is active already.
+func (w *world) rotatedTo(label string, to uint32) {
+	w.t.Helper()
+	w.reveal(key(label, to))
+	if from := w.ring.Load().activeOf(label).Version; from != to {
+		w.rotates(label, from, to)
+	}
+}
+
+// masterKeyOf is the first of these versions that the HSM has.
+func (w *world) masterKeyOf(label string, versions ...uint32) (seed.KeyRef, error) {
+	all, err := theHSM.Keys(context.Background())
+	for _, version := range versions {
+		for _, m := range all {
+			if m.Key == key(label, version) {
+				return m.Key, err
+			}
+		}
+	}
+	return seed.KeyRef{}, errors.Join(seed.ErrKeyNotFound, err)
 }

@@ -133,9 +133,8 @@ func (w *world) challengeID(i int) string {
 // be destroyed.
 func TestAfterARotationNothingNamesTheOldVersion(t *testing.T) {
 	w := newWorld(t)
-	nodes := []*world{w}
 	for _, label := range []string{wrapLabel, sealLabel, dataLabel} {
-		reveal(nodes, key(label, 3), key(label, 4))
+		w.reveal(key(label, 3), key(label, 4))
 		w.rotates(label, 1, 3)
 	}
 	f := w.enrolled()
@@ -179,7 +178,7 @@ func (w *world) viewed(ref seed.KeyRef) KeyView {
 func TestKeysShowsEveryVersionAndWhatDependsOnIt(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrol(card(1), "offline-60")
-	reveal([]*world{w}, key(wrapLabel, 2))
+	w.reveal(key(wrapLabel, 2))
 	v := w.viewed(key(wrapLabel, 1))
 	require.Equal(t, KeyActive, v.Status)
 	require.NotEmpty(t, v.KCV)
@@ -202,7 +201,7 @@ func TestKeysShowsEveryVersionAndWhatDependsOnIt(t *testing.T) {
 // One record that someone put back is enough: retiring or destroying what it needs is refused, with the number.
 func TestOneRecordLeftBehindKeepsAKey(t *testing.T) {
 	w := newWorld(t)
-	reveal([]*world{w}, key(wrapLabel, 5), key(wrapLabel, 6))
+	w.reveal(key(wrapLabel, 5), key(wrapLabel, 6))
 	w.rotates(wrapLabel, 1, 5)
 	p, others := w.enrol(card(1), "counter-6"), []*phone{w.enrol(card(2), "counter-6"), w.enrol(card(3), "offline-60")}
 	left := []store.Put{w.row(recordKey(p.serial)), w.row(stateRowKey(p.serial))}
@@ -246,7 +245,7 @@ func TestOneRecordLeftBehindKeepsAKey(t *testing.T) {
 // What cannot be renewed is reported by its serial, and the others are renewed all the same.
 func TestWhatCannotBeRenewedIsReported(t *testing.T) {
 	w := newWorld(t)
-	reveal([]*world{w}, key(wrapLabel, 2))
+	w.reveal(key(wrapLabel, 2))
 	whole, broken, exchanged := w.enrol(card(1), "counter-6"), w.enrol(card(2), "counter-6"), w.enrol(card(3), "counter-6")
 	id := w.begins(wrapLabel, 1, 2)
 	original := w.row(recordKey(broken.serial))
@@ -272,7 +271,7 @@ func TestWhatCannotBeRenewedIsReported(t *testing.T) {
 func TestARotationOutlivesOutagesAndPauses(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
-	reveal([]*world{w}, key(wrapLabel, 2))
+	w.reveal(key(wrapLabel, 2))
 	p := w.enrol(card(1), "counter-6")
 	id := w.begins(wrapLabel, 1, 2)
 	w.hsm.setFailing(fmt.Errorf("%w: unplugged", seed.ErrUnavailable))
@@ -325,7 +324,7 @@ func TestRotationsThatMoveNothing(t *testing.T) {
 	w := newWorld(t)
 	p := w.enrol(card(1), "counter-6")
 	for _, label := range []string{deriveLabel, auditLabel, "backup", "import"} {
-		reveal([]*world{w}, key(label, 2))
+		w.reveal(key(label, 2))
 		w.rotates(label, 1, 2)
 		w.retires(label, 1)
 	}
@@ -341,7 +340,7 @@ func TestRotationsThatMoveNothing(t *testing.T) {
 func TestARotationOfTheDigestKeyWaitsForCodes(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
-	reveal([]*world{w}, key(digestLabel, 2))
+	w.reveal(key(digestLabel, 2))
 	waits := w.issued(card(1), "offline-60")
 	code := w.code(waits)
 	r := w.issueRequest(card(2), "offline-60")
@@ -373,7 +372,7 @@ func TestARotationOfTheDigestKeyWaitsForCodes(t *testing.T) {
 func TestAnotherNodeGoesOnWithARotation(t *testing.T) {
 	nodes := newCluster(t, 0, 0)
 	a, b, ctx := nodes[0], nodes[1], context.Background()
-	reveal(nodes, key(wrapLabel, 2))
+	a.reveal(key(wrapLabel, 2))
 	for i := range 5 {
 		a.enrol(card(i), "counter-6")
 	}
