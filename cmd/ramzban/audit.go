@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -17,7 +18,7 @@ import (
 
 func auditCommand() *cobra.Command {
 	return group("audit", "The auditor's view: what was decided, and whether it is still as it was signed",
-		auditEntriesCommand(), auditCompareCommand(), auditVerifyCommand(), auditReceiptCommand())
+		auditEntriesCommand(), auditTailCommand(), auditCompareCommand(), auditVerifyCommand(), auditReceiptCommand())
 }
 
 func auditEntriesCommand() *cobra.Command {
@@ -49,17 +50,63 @@ func auditEntriesCommand() *cobra.Command {
 	f.StringVar(&q.node, "node", "", "only those that node `NAME` decided; without it, those of all nodes in the order of time")
 	f.Uint64Var(&q.from, "from", 0, "the first entry's `INDEX`; with several nodes only together with --node")
 	f.IntVar(&q.limit, "limit", 100, "print at most `N` entries")
-	f.StringVar(&q.serial, "serial", "", "only those of one token's `SERIAL`")
+	q.filterFlags(c)
 	f.BoolVar(&asJSON, "json", false, "print JSON, one entry a line")
 	return c
 }
 
 // entriesQuery says which entries are asked for.
 type entriesQuery struct {
-	node   string // whose; empty: all nodes'
-	from   uint64 // the first index
-	limit  int    // how many are shown
-	serial string // of one token; empty: all
+	node  string // whose; empty: all nodes'
+	from  uint64 // the first index
+	limit int    // how many are shown
+
+	// The zero value of each of these is any.
+	serial, action, actor, outcome string
+	since, until                   moment
+}
+
+// filterFlags adds what entries can be asked for by.
+func (q *entriesQuery) filterFlags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&q.serial, "serial", "", "only those of one token's `SERIAL`")
+	f.StringVar(&q.action, "action", "", "only those of one `ACTION`, such as otp.verify")
+	f.StringVar(&q.actor, "actor", "", "only those that one `CLIENT` asked for")
+	f.StringVar(&q.outcome, "outcome", "", "only those that ended in one `OUTCOME`, such as refused")
+	f.Var(&q.since, "since", "only those from this `TIME` on: 2026-11-22T10:00:00Z, or a date")
+	f.Var(&q.until, "until", "only those before this `TIME`")
+}
+
+// moment is a time as a flag.
+type moment struct{ time.Time }
+
+// Set is part of a flag's value.
+func (m *moment) Set(text string) (err error) {
+	for _, layout := range []string{time.RFC3339, time.DateTime, time.DateOnly} {
+		if m.Time, err = time.Parse(layout, text); err == nil {
+			return nil
+		}
+	}
+	return errors.New("a time is written as 2026-11-22T10:00:00Z, or as a date; without a zone it is UTC")
+}
+
+// String is part of a flag's value.
+func (m *moment) String() string {
+	if m.IsZero() {
+		return ""
+	}
+	return m.Format(time.RFC3339)
+}
+
+// Type is part of a flag's value.
+func (m *moment) Type() string { return "time" }
+
+// page is what the service is asked for.
+func (q entriesQuery) page(from uint64) client.AuditQuery {
+	return client.AuditQuery{
+		Node: q.node, From: from, Limit: auditPage, Serial: q.serial, Action: q.action, Actor: q.actor, Outcome: q.outcome,
+		Since: q.since.Time, Until: q.until.Time,
+	}
 }
 
 func (q entriesQuery) check() error {
@@ -132,36 +179,21 @@ func nodesOf(ctx context.Context, api *client.Client) ([]string, error) {
 	return nodes, err
 }
 
-// readLog reads one log until it has more entries than the limit, or the log ends. Reading is logged too, so the end is a
-// page that is not full.
+// readLog reads one log until it has more entries than the limit, or the log ends.
 func readLog(ctx context.Context, api *client.Client, q entriesQuery) ([]wire.AuditEntry, error) {
 	var found []wire.AuditEntry
 	for from := q.from; len(found) <= q.limit; {
-		page, err := api.AuditEntries(ctx, client.AuditQuery{Node: q.node, From: from, Limit: auditPage})
+		page, err := api.AuditEntries(ctx, q.page(from))
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, ofSerial(page.Entries, q.serial)...)
-		if len(page.Entries) < auditPage {
+		found = append(found, page.Entries...)
+		if page.Next >= page.End {
 			break
 		}
 		from = page.Next
 	}
 	return found, nil
-}
-
-// ofSerial keeps the entries of one token, also of decisions about several.
-func ofSerial(entries []wire.AuditEntry, serial string) []wire.AuditEntry {
-	if serial == "" {
-		return entries
-	}
-	var found []wire.AuditEntry
-	for _, e := range entries {
-		if e.Serial == serial || slices.ContainsFunc(e.Also, func(p wire.AuditPart) bool { return p.Serial == serial }) {
-			found = append(found, e)
-		}
-	}
-	return found
 }
 
 // printEntries writes a table of 80 columns, or one JSON object a line. With several logs, each entry's node stands at its
@@ -170,7 +202,14 @@ func printEntries(w io.Writer, entries []wire.AuditEntry, logs int, asJSON bool)
 	if asJSON {
 		return printJSON(w, entries)
 	}
-	rows := []string{auditRow("INDEX", "TIME (UTC)", "ACTOR", "ACTION", "OUTCOME", "SERIAL")}
+	if _, err := fmt.Fprintln(w, auditRow("INDEX", "TIME (UTC)", "ACTOR", "ACTION", "OUTCOME", "SERIAL")); err != nil {
+		return err
+	}
+	return printRows(w, entries, logs)
+}
+
+// printRows writes a table's rows.
+func printRows(w io.Writer, entries []wire.AuditEntry, logs int) error {
 	for _, e := range entries {
 		outcome := e.Outcome
 		if e.Reason != "" {
@@ -179,10 +218,12 @@ func printEntries(w io.Writer, entries []wire.AuditEntry, logs int, asJSON bool)
 		if logs > 1 {
 			outcome += " (" + e.Node + ")"
 		}
-		rows = append(rows, auditRow(fmt.Sprint(e.Index), e.Time.UTC().Format(time.DateTime), e.Actor, e.Action, outcome, e.Serial))
+		row := auditRow(fmt.Sprint(e.Index), e.Time.UTC().Format(time.DateTime), e.Actor, e.Action, outcome, e.Serial)
+		if _, err := fmt.Fprintln(w, row); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintln(w, strings.Join(rows, "\n"))
-	return err
+	return nil
 }
 
 // auditRow puts what does not fit beside the rest on a second line.

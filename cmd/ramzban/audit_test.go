@@ -62,14 +62,3 @@ func TestEntriesOfSeveralLogsNameTheirNode(t *testing.T) {
 	require.Contains(t, out.String(), "accepted (node-1)")
 	require.Contains(t, out.String(), "refused: already_used (node-2)")
 }
-
-func TestEntriesOfOneTokenAreThoseOfSeveralToo(t *testing.T) {
-	entries := []wire.AuditEntry{
-		{Index: 1, Serial: "402519938461"}, {Index: 2, Serial: "000000000000"},
-		{Index: 3, Serial: "000000000000", Also: []wire.AuditPart{{Serial: "402519938461"}}},
-	}
-	found := ofSerial(entries, "402519938461")
-	require.Len(t, found, 2)
-	require.Equal(t, uint64(3), found[1].Index)
-	require.Len(t, ofSerial(entries, ""), 3)
-}

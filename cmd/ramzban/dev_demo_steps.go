@@ -146,19 +146,18 @@ func (d *demo) audit(ctx context.Context) error {
 	d.title("The auditor reads what was decided about the phone's token",
 		"Every decision above, denials included, was written in the same transaction as its effect. No card number is in it.")
 	var a wire.AuditAnswer
-	q := question{as: "auditor", method: http.MethodGet, path: "/v1/audit/entries?from=0&limit=100"}
+	q := question{as: "auditor", method: http.MethodGet, path: "/v1/audit/entries?limit=100&serial=" + d.issued.Serial}
 	if err := d.exchange(ctx, q, http.StatusOK, &a); err != nil {
 		return err
 	}
 	var table bytes.Buffer
-	found := ofSerial(a.Entries, d.issued.Serial)
-	if err := printEntries(&table, found, 1, false); err != nil {
+	if err := printEntries(&table, a.Entries, 1, false); err != nil {
 		return err
 	}
-	if err := d.print("   auditor → GET /v1/audit/entries\n\n%s", strings.TrimRight(table.String(), "\n")); err != nil {
+	if err := d.print("   auditor → GET /v1/audit/entries?serial=…\n\n%s", strings.TrimRight(table.String(), "\n")); err != nil {
 		return err
 	}
-	return expect("last decision", "denied", found[len(found)-1].Outcome)
+	return expect("last decision", "denied", a.Entries[len(a.Entries)-1].Outcome)
 }
 
 // surprise is an answer that is not what the demonstration promises.
