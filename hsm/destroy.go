@@ -37,29 +37,49 @@ func markTemplate(ref seed.KeyRef) []*pkcs11.Attribute {
 // be used again, seeds still unwrapped included. To destroy it again is no error, so that what an outage interrupted can
 // be finished. Other nodes on the same HSM notice by Refresh, or when they next use it.
 //
-// seed.ErrKeyActive: new things are made under it; seed.ErrKeyNotFound: the HSM does not have it, or it is not proven.
+// seed.ErrKeyActive: new things are made under it; seed.ErrKeyNotFound: the HSM does not have it, and has no mark of it. A
+// key that is there but was left out, since it is not the one of the ceremony or twice there, is refused by other words.
 func (h *HSM) DestroyKey(ctx context.Context, ref seed.KeyRef) error {
 	if err := h.alone(ctx); err != nil {
 		return err
 	}
 	defer func() { <-h.changing }()
-	return h.run(ctx, func(g *generation) error {
-		return g.writers.withSession(ctx, func(s *session) error { return h.destroyKey(g, s, ref) })
+	var refused error
+	err := h.run(ctx, func(g *generation) error {
+		return g.writers.withSession(ctx, func(s *session) error {
+			found, err := seeKeys(s)
+			if err != nil {
+				return err
+			}
+			if refused = destructible(*g.ring(), found, ref); refused != nil {
+				return nil
+			}
+			return h.destroyKey(g, s, found, ref)
+		})
 	})
-}
-
-func (h *HSM) destroyKey(g *generation, s *session, ref seed.KeyRef) error {
-	found, err := seeKeys(s)
 	if err != nil {
 		return err
 	}
-	if err := found.single(ref); err != nil {
-		return err
-	}
-	before := g.ring()
-	if !found.destroyed[ref] && !(before.has(ref) && found.has(ref)) {
+	return refused
+}
+
+// destructible says why a key cannot be destroyed. That it is not there is no reason if there is a mark.
+func destructible(ring, found keyring, ref seed.KeyRef) error {
+	switch {
+	case found.destroyed[ref] && !found.doubled[ref]:
+		return nil
+	case found.doubled[ref]:
+		return fmt.Errorf("destroy %s: two objects carry the label: destroy the one that is not the master key first", ref)
+	case !found.has(ref):
 		return fmt.Errorf("%w: %s", seed.ErrKeyNotFound, ref)
+	case !ring.has(ref):
+		return fmt.Errorf("destroy %s: it is in the HSM, but not proven: add its known answer to hsm.known_answer_file", ref)
 	}
+	return nil
+}
+
+func (h *HSM) destroyKey(g *generation, s *session, found keyring, ref seed.KeyRef) error {
+	before := g.ring()
 	if err := h.dropKey(g, ref); err != nil { // first: nobody begins to use it any more
 		return err
 	}

@@ -93,9 +93,18 @@ func TestWhatMayNotBeDestroyed(t *testing.T) {
 	for _, ref := range versions(1) {
 		require.ErrorIs(t, h.DestroyKey(t.Context(), ref), seed.ErrKeyActive)
 	}
-	require.NoError(t, h.CreateKeyMeanwhile(seed.KeyRef{Label: "wrap", Version: 3}))
-	for _, ref := range []seed.KeyRef{{Label: "wrap", Version: 3}, {Label: "wrap", Version: 4}, {Label: "other", Version: 1}, {}} {
+	for _, ref := range []seed.KeyRef{{Label: "wrap", Version: 4}, {Label: "other", Version: 1}, {}} {
 		require.ErrorIs(t, h.DestroyKey(t.Context(), ref), seed.ErrKeyNotFound, "%s", ref)
+	}
+	require.NoError(t, h.CreateKeyMeanwhile(version("wrap", 3)))
+	require.NoError(t, h.CreateKeyMeanwhile(version("seal", 2)))
+	for say, ref := range map[string]seed.KeyRef{"not proven": version("wrap", 3), "two objects": version("seal", 2)} {
+		for range 10 { // more often than what ends a generation
+			err := h.DestroyKey(t.Context(), ref)
+			require.ErrorContains(t, err, say)
+			require.NotErrorIs(t, err, seed.ErrKeyNotFound, "it is there: nobody may take it for destroyed")
+			require.NotErrorIs(t, err, seed.ErrUnavailable)
+		}
 	}
 	require.ElementsMatch(t, append(versions(1), versions(2)...), refsOf(t, h))
 	require.EqualValues(t, 1, h.Stats().Generation)

@@ -66,7 +66,8 @@ type HSM interface {
 	Use(versions []seed.KeyRef) error
 
 	// DestroyKey destroys one version of a master key for ever, and leaves a mark in the HSM that it did. To destroy it
-	// again is no error. seed.ErrKeyActive: new things are made under it; seed.ErrKeyNotFound: the HSM does not have it.
+	// again is no error. seed.ErrKeyActive: new things are made under it; seed.ErrKeyNotFound: the HSM does not have it, and
+	// has no mark of it. Any other error: it may still be there.
 	DestroyKey(ctx context.Context, ref seed.KeyRef) error
 
 	// WrapDataKey wraps the data key of a backup, 32 bytes, under the active backup key; UnwrapDataKey returns it.
