@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/sha1" //nolint:gosec // the key check value of a generic secret is defined over it
 	"crypto/subtle"
@@ -138,4 +139,30 @@ func wipe(values map[seed.KeyRef][]byte) {
 	for _, v := range values {
 		clear(v)
 	}
+}
+
+// DrawComponents draws n components of a key from the HSM's generator, for as many custodians. Nothing is kept of them; who
+// has taken them down wipes them. It must not run while the module is open in this process.
+func DrawComponents(ctx context.Context, config Config, label string, n int) ([][]byte, error) {
+	length, err := ShareLength(label)
+	if err != nil {
+		return nil, err
+	}
+	if n < minShares {
+		return nil, refuse("%s%s needs at least %d components: one custodian alone would know the key", labelPrefix, label, minShares)
+	}
+	var drawn [][]byte
+	err = administer(config, func(g *generation) error {
+		return g.workers.once(ctx, false, func(s *session) error {
+			for range n {
+				share, err := s.random(length)
+				if err != nil {
+					return err
+				}
+				drawn = append(drawn, share)
+			}
+			return nil
+		})
+	})
+	return drawn, err
 }

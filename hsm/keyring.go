@@ -118,7 +118,7 @@ func (k keyring) newestFirst(label string) []seed.KeyRef {
 func (k keyring) complete() error {
 	for _, label := range labels {
 		if _, ok := k.active[label]; !ok {
-			return fmt.Errorf("%w: %s%s/1 is missing: create the master keys, or check hsm.token_label",
+			return fmt.Errorf("%w: %s%s/1 is missing: hold a key ceremony, or check hsm.token_label",
 				seed.ErrKeyNotFound, labelPrefix, label)
 		}
 	}

@@ -67,13 +67,13 @@ func parseConfig(b []byte) (Config, error) {
 	c := DefaultConfig()
 	d := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
 	if err := decodeNext(d, &c); err != nil {
-		return Config{}, decodeError(err)
+		return Config{}, decodeError(err, configHint)
 	}
 	if err := decodeNext(d, &Config{}); !errors.Is(err, io.EOF) {
 		return Config{}, fmt.Errorf("more than one YAML document: leave one")
 	}
 	if empty, err := storeIsEmpty(b); err != nil {
-		return Config{}, decodeError(err)
+		return Config{}, decodeError(err, configHint)
 	} else if empty {
 		c.Store = StoreConfig{}
 	}
@@ -103,21 +103,23 @@ func decodeNext(d *yaml.Decoder, into any) (err error) {
 	return d.Decode(into)
 }
 
+const configHint = "`ramzban config example` shows every key"
+
 // decodeError puts a YAML error on one line with its line number, without the source: that may hold a secret in a
 // wrong place.
-func decodeError(err error) error {
+func decodeError(err error, hint string) error {
 	var y yaml.Error
 	var l *lineError
 	switch {
 	case errors.Is(err, io.EOF):
-		return errors.New("the file is empty: `ramzban config example` prints one to begin with")
+		return errors.New("the file is empty: " + hint)
 	case errors.Is(err, errUnreadable):
 		return err
 	case errors.As(err, &l):
 		return l
 	case errors.As(err, &y) && y.GetToken() != nil:
 		return &lineError{line: y.GetToken().Position.Line,
-			what: y.GetMessage() + ": `ramzban config example` shows every key"}
+			what: y.GetMessage() + ": " + hint}
 	}
-	return fmt.Errorf("%w: `ramzban config example` shows every key", err)
+	return fmt.Errorf("%w: %s", err, hint)
 }

@@ -38,7 +38,7 @@ var exits = []struct {
 
 // exitStatus returns the status that the process ends with after an error.
 func exitStatus(err error) int {
-	if errors.Is(err, transfer.ErrRefused) {
+	if errors.Is(err, transfer.ErrRefused) || errors.Is(err, hsm.ErrRefused) {
 		return exitConfig
 	}
 	if errors.Is(err, errNotSigned) {
@@ -58,6 +58,13 @@ const copyExits = `Exit statuses:
    1  it was cut short by an interruption, a server or a disk: the same command again goes on
   65  a database is damaged
   78  it was refused: what the message says must be mended first, the same command again does not help`
+
+// ceremonyExits are the exit statuses of a key ceremony and what they mean, for --help.
+const ceremonyExits = `Exit statuses:
+   0  the ceremony was held, or nothing stands in its way
+   1  it failed, and was undone unless the message says otherwise
+  77  the HSM refused the PIN: correct it before trying again, wrong tries lock it
+  78  it was refused: what the message says must be mended first`
 
 // explainExits lists the exit statuses for --help.
 func explainExits() string {

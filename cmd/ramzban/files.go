@@ -29,12 +29,16 @@ func createFile(path string, content []byte, mode os.FileMode) error {
 
 // replaceFile makes path hold content, private to its owner: the old content or the new one survives a crash, whole.
 func replaceFile(path string, content []byte) error {
+	return replaceFileWith(path, content, privateFile)
+}
+
+func replaceFileWith(path string, content []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
 		return err
 	}
 	_, werr := f.Write(content)
-	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(werr, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(f.Name())))
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

@@ -16,34 +16,46 @@ import (
 
 // openHSM opens and checks the HSM. fatal is called when a hung module can neither be used nor given up.
 func openHSM(ctx context.Context, c HSMConfig, log *slog.Logger, fatal func(error)) (*hsm.HSM, error) {
+	config, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	if config.KnownAnswers, err = c.knownAnswers(); err != nil {
+		return nil, err
+	}
+	config.Answers, config.Log, config.Fatal = c.knownAnswers, log, fatal
+	h, err := hsm.Open(ctx, config)
+	if err != nil {
+		return nil, explainHSM(err)
+	}
+	return h, nil
+}
+
+// explainHSM tells what another configuration would mend from what may mend itself.
+func explainHSM(err error) error {
+	if errors.Is(err, hsm.ErrConfiguration) {
+		return fmt.Errorf("%w: HSM: %w", errConfiguration, err)
+	}
+	return fmt.Errorf("HSM: %w", err)
+}
+
+// config is how package hsm opens the token, but for known answers. It sets the environment that the module wants.
+func (c HSMConfig) config() (hsm.Config, error) {
 	product, err := profile.ByName(c.Profile)
 	if err != nil {
-		return nil, wrong("hsm.profile", "%v", err)
+		return hsm.Config{}, wrong("hsm.profile", "%v", err)
 	}
 	pin, err := c.pin()
 	if err != nil {
-		return nil, err
-	}
-	answers, err := c.knownAnswers()
-	if err != nil {
-		return nil, err
+		return hsm.Config{}, err
 	}
 	for name, value := range c.Environment {
 		if err := os.Setenv(name, value); err != nil {
-			return nil, wrong("hsm.environment", "%s: %v", name, err)
+			return hsm.Config{}, wrong("hsm.environment", "%s: %v", name, err)
 		}
 	}
-	h, err := hsm.Open(ctx, hsm.Config{
-		Module: c.Module, TokenLabel: c.TokenLabel, PIN: pin, Profile: product, KnownAnswers: answers, Answers: c.knownAnswers,
-		PoolSessions: c.Sessions, OwnerSessions: c.OwnerSessions, SeedCache: c.SeedCache, Log: log, Fatal: fatal,
-	})
-	if errors.Is(err, hsm.ErrConfiguration) {
-		return nil, fmt.Errorf("%w: HSM: %w", errConfiguration, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("HSM: %w", err)
-	}
-	return h, nil
+	return hsm.Config{Module: c.Module, TokenLabel: c.TokenLabel, PIN: pin, Profile: product,
+		PoolSessions: c.Sessions, OwnerSessions: c.OwnerSessions, SeedCache: c.SeedCache}, nil
 }
 
 // pin reads the user PIN from where it is kept. Its errors never show what was found there.

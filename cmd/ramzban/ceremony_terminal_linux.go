@@ -1,0 +1,9 @@
+package main
+
+import "golang.org/x/sys/unix"
+
+// How a terminal's settings are read, and written once all output has gone out and what was typed before is thrown away.
+const (
+	readTermios  = unix.TCGETS
+	writeTermios = unix.TCSETSF
+)
