@@ -19,11 +19,12 @@ import (
 // since; without a Node: two tokens' entries claim writes of their subject's guess budget, Logged to Stored at most), or
 // writes that no entry tells of lie between Logged and Stored.
 type Discrepancy struct {
-	Serial string // empty for the logs' own entries
-	What   string
-	Node   string // whose log the entry is in; empty if no entry is meant
-	Logged uint64 // the log's value; for entries, the index
-	Stored uint64
+	Serial   string // of the token; empty for the logs' own entries and for what officers agree on
+	What     string
+	Node     string // whose log the entry is in; empty if no entry is meant
+	Logged   uint64 // the log's value; for entries, the index
+	Stored   uint64
+	Proposal string // the officers', if one is meant
 }
 
 // CompareAudit compares the logs of all nodes with each other and with the whole store, as of one moment, and returns
@@ -74,9 +75,10 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 	for range stray {
 		found = append(found, Discrepancy{What: entryChanged})
 	}
-	tokens, budgets := audit.Tokens{}, map[store.Key]*audit.Sequences{}
+	tokens, budgets, control := audit.Tokens{}, map[store.Key]*audit.Sequences{}, controlled{}
 	err = s.merged(ctx, snap, logs, func(e LoggedEntry) {
 		found = append(found, remember(tokens, e)...)
+		found = append(found, control.remember(e)...)
 	})
 	if err != nil {
 		return nil, storeError(err)
@@ -89,7 +91,11 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 		found = append(found, more...)
 	}
 	unknown, err := unknownTokens(ctx, snap, tokens)
-	return append(found, unknown...), err
+	if err != nil {
+		return nil, err
+	}
+	agreed, err := s.compareControlled(ctx, snap, control)
+	return slices.Concat(found, unknown, agreed), err
 }
 
 // merged calls fn for the entries of all logs: of one log in its order, of several about in the order of time, so that

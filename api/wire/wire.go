@@ -367,10 +367,12 @@ type AuditKeysAnswer struct {
 // Discrepancy is a place where the database is not what the audit logs say it must be, or where they contradict each other.
 type Discrepancy struct {
 	Serial string `json:"serial,omitempty" doc:"The token; none for the logs' own entries" example:"402519938466"`
-	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,maker seed,logged twice,not logged,watermark went back,audit entry changed,audit entry missing" doc:"Which value went back, or what became of an entry"`
+	What   string `json:"what" enum:"record revision,next moving factor,state sequence,guess budget,live token,maker seed,logged twice,not logged,watermark went back,audit entry changed,audit entry missing,officers,proposal" doc:"Which value went back, or what became of an entry"`
 	Node   string `json:"node,omitempty" doc:"In whose log the entry is, if one is meant" example:"node-1"`
 	Logged uint64 `json:"logged" doc:"What the logs say it was; for an entry, its index; of writes that are not logged, the last one before them"`
 	Stored uint64 `json:"stored" doc:"What is stored now; 0 when the row is missing; of writes that are not logged, the last one of them"`
+
+	Proposal string `json:"proposal,omitempty" doc:"The officers' proposal, if one is meant"`
 }
 
 // ComparisonAnswer compares the log with the stored state (GET /v1/audit/comparison).

@@ -293,8 +293,14 @@ func printDiscrepancies(w io.Writer, found []wire.Discrepancy) error {
 // describe says what is wrong in words.
 func describe(d wire.Discrepancy) string {
 	where := d.Serial
+	switch {
+	case d.Proposal != "":
+		where = "proposal " + d.Proposal
+	case d.What == "officers":
+		where = "dual control"
+	}
 	if d.Node != "" {
-		where = strings.TrimSpace(fmt.Sprintf("%s  entry %d of %s", d.Serial, d.Logged, d.Node))
+		where = strings.TrimSpace(fmt.Sprintf("%s  entry %d of %s", where, d.Logged, d.Node))
 	}
 	switch {
 	case d.Node != "":

@@ -48,6 +48,9 @@ func TestDiscrepanciesAreSaidInWords(t *testing.T) {
 		"402519938461  logged twice, under another token too: guesses among 4 to 6": {Serial: "402519938461", What: "logged twice", Logged: 4, Stored: 6},
 		"entry 3 of node-1: audit entry missing":                                    {What: "audit entry missing", Node: "node-1", Logged: 3},
 		"402519938461  not logged: writes 4 to 6":                                   {Serial: "402519938461", What: "not logged", Logged: 3, Stored: 6},
+		"proposal 5d0f  proposal: the log says 4, the database 2":                   {Proposal: "5d0f", What: "proposal", Logged: 4, Stored: 2},
+		"proposal 5d0f  entry 7 of node-2: logged twice":                            {Proposal: "5d0f", What: "logged twice", Node: "node-2", Logged: 7},
+		"dual control  officers: the log says 2, the database 1":                    {What: "officers", Logged: 2, Stored: 1},
 		"402519938461  live token: the log says 1, the database 0":                  {Serial: "402519938461", What: "live token", Logged: 1},
 	} {
 		require.Equal(t, want, describe(d))

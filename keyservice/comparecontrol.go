@@ -1,0 +1,64 @@
+package keyservice
+
+import (
+	"context"
+	"strings"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/store"
+)
+
+// controlled is what the logs say of the rows of dual control: who the officers are, and how far each proposal has come. An
+// older row carries a right MAC: put back, it would make an officer of someone who is none any more, or have something
+// carried out again.
+type controlled map[store.Key]*audit.Sequences
+
+// remember takes note of what an entry says about these rows, and returns what is wrong with that.
+func (c controlled) remember(e LoggedEntry) (found []Discrepancy) {
+	if e.Action == string(beginOfficers) || e.Action == ActionOfficers && e.Outcome == audit.Done {
+		found = c.note(officersKey, e.Revision, e)
+	}
+	if e.Proposal != "" {
+		found = append(found, c.note(proposalKey(e.Proposal), e.State, e)...)
+	}
+	return found
+}
+
+func (c controlled) note(key store.Key, number uint64, e LoggedEntry) []Discrepancy {
+	if number == 0 || !e.genuine() {
+		return nil // the row was not written
+	}
+	if c[key] == nil {
+		c[key] = &audit.Sequences{}
+	}
+	if wrong := c[key].Add(audit.OneWrite(number, 0, e.Time)); wrong != "" {
+		return []Discrepancy{{Proposal: e.Proposal, What: wrong, Node: e.Node, Logged: e.Index}}
+	}
+	return nil
+}
+
+// compareControlled holds the rows against what the logs say of them. A row that fails its own check counts as missing.
+func (s *Service) compareControlled(ctx context.Context, snap store.Snapshot, logged controlled) (found []Discrepancy, err error) {
+	for key, writes := range logged {
+		d := Discrepancy{What: officersRow, Logged: writes.End().Last}
+		if key == officersKey {
+			var o officers
+			o, err = stored(ctx, snap, key, func(it store.Item) (officers, error) { return unmac[officers](s, it, officersRow) })
+			d.Stored = o.Revision
+		} else {
+			var p storedProposal
+			p, err = stored(ctx, snap, key, s.openProposal)
+			d.What, d.Proposal, d.Stored = proposalRow, strings.TrimPrefix(string(key), string(proposalRows)), p.Sequence
+		}
+		switch {
+		case err != nil:
+			return nil, err
+		case d.Stored > d.Logged:
+			d.What = audit.NotLogged
+		case d.Stored == d.Logged:
+			continue
+		}
+		found = append(found, d)
+	}
+	return found, nil
+}
