@@ -25,7 +25,7 @@ func (c controlled) remember(e LoggedEntry) (found []Discrepancy) {
 }
 
 func (c controlled) note(key store.Key, number uint64, e LoggedEntry) []Discrepancy {
-	if number == 0 || !e.genuine() {
+	if number == 0 || !e.Genuine() {
 		return nil // the row was not written
 	}
 	if c[key] == nil {

@@ -17,8 +17,8 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// samples are parameters of every action that could be carried out as things are in a new world. An action without any
-// fails the test: it must be tried what one officer alone can do with it.
+// samples make a world in which each action could be carried out, and return its parameters. An action without any fails
+// the test: it must be tried what one officer alone can do with it.
 var samples = map[string]func(w *world) any{
 	ActionOfficers: func(w *world) any { return w.newOfficers("alice", "bob", "zoe") },
 	ActionFeed:     func(*world) any { return SubjectFeed{Days: 1} },
@@ -239,35 +239,48 @@ func exchanged(w *world, p ProposalView) error {
 
 // One officer alone can have none of the actions carried out, whatever is tried, on any engine; and two can.
 func TestOneOfficerAloneCanDoNothing(t *testing.T) {
-	for action, parameters := range samples {
-		eachEngine(t, func(t *testing.T, nodes []*world) {
-			w, ctx := nodes[0], context.Background()
-			for name, c := range tries {
-				p := w.propose(alice, action, parameters(w))
-				before := len(w.entries())
-				w.unchangedBut(func() {
-					err := c.try(w, p)
-					require.Equal(t, c.code == "", err == nil, "%s, %s: %v", action, name, err)
-					if err != nil {
-						require.Equal(t, c.code, CodeOf(err), "%s, %s: %v", action, name, err)
-					}
-					for _, node := range nodes {
-						_, err = node.CarryOut(ctx)
-						require.NoError(t, err)
-					}
-				}, "p/", "w/", "n/", "m/", "o/")
-				require.NotContains(t, w.officers(), "zoe", "%s, %s", action, name)
-				state := w.proposalOf(alice, p.ID).State
-				require.NotContains(t, []ProposalState{ProposalApproved, ProposalRunning, ProposalDone}, state, "%s, %s", action, name)
-				if c.code != "" {
-					require.True(t, slices.ContainsFunc(w.entries()[before:], func(e LoggedEntry) bool {
-						return (e.Outcome == audit.Refused || e.Outcome == audit.Denied) && (e.Reason == string(c.code) || c.code == CodeDenied)
-					}), "%s, %s: the log tells of it", action, name)
+	for action, sample := range samples {
+		t.Run(action, func(t *testing.T) {
+			eachEngine(t, func(t *testing.T, nodes []*world) {
+				parameters := sample(nodes[0])
+				for name, c := range tries {
+					tryAlone(t, nodes, action, parameters, name, c.try, c.code)
 				}
-			}
-			require.Equal(t, ProposalDone, w.agreed(action, parameters(w)).State, "two can")
+				done := nodes[0].agreed(action, parameters)
+				require.Equal(t, ProposalDone, done.State, "two can: %s", done.Result)
+			})
 		})
 	}
+}
+
+// tryAlone lets one officer propose an action, and see where a try leads.
+func tryAlone(t *testing.T, nodes []*world, action string, parameters any, name string, try alone, code Code) {
+	t.Helper()
+	w := nodes[0]
+	p := w.propose(alice, action, parameters)
+	before := w.head.Load()
+	w.unchangedBut(func() {
+		err := try(w, p)
+		require.Equal(t, code == "", err == nil, "%s: %v", name, err)
+		if err != nil {
+			require.Equal(t, code, CodeOf(err), "%s: %v", name, err)
+		}
+		for _, node := range nodes {
+			_, err = node.CarryOut(context.Background())
+			require.NoError(t, err)
+		}
+	}, "p/", "w/", "n/", "m/", "o/")
+	require.NotContains(t, w.officers(), "zoe", name)
+	state := w.proposalOf(alice, p.ID).State
+	require.NotContains(t, []ProposalState{ProposalApproved, ProposalRunning, ProposalDone}, state, name)
+	if code == "" {
+		return
+	}
+	log, err := w.AuditEntries(context.Background(), auditor, AuditQuery{Node: w.node, From: before, Limit: MaxAuditPage})
+	require.NoError(t, err)
+	require.True(t, slices.ContainsFunc(log.Entries, func(e LoggedEntry) bool {
+		return e.Outcome == audit.Refused && e.Reason == string(code) || e.Outcome == audit.Denied && code == CodeDenied
+	}), "%s: the log tells of it", name)
 }
 
 // What an officer approved who is no officer any more, when it is to be carried out, counts no longer; nor what was proposed
@@ -324,184 +337,4 @@ func TestOfficersThatCannotBe(t *testing.T) {
 	list, err := w.Proposals(ctx, alice)
 	require.NoError(t, err)
 	require.Empty(t, list.Proposals)
-}
-
-// Approved at every node at once, by two officers, it is approved once and carried out once.
-func TestConcurrentApprovalsAreOne(t *testing.T) {
-	nodes := newCluster(t, 0, 0, 0)
-	ctx := context.Background()
-	for i := range 5 {
-		names := [][]string{{"alice", "bob", "carol", "zoe"}, {"alice", "bob", "carol"}}[i%2]
-		p := nodes[0].propose(alice, ActionOfficers, nodes[0].newOfficers(names...))
-		approvals := map[string]approval.Signed{"bob": nodes[0].signedApproval(bob, p.Signed.Document), "carol": nodes[0].signedApproval(carol, p.Signed.Document)}
-		outcome := map[Code]int{}
-		for _, err := range atOnce(nodes, func(w *world) error {
-			by := map[string]authz.Caller{"node-1": bob, "node-2": carol, "node-3": bob}[w.node]
-			_, err := w.Approve(ctx, by, p.ID, approvals[by.Name])
-			return err
-		}) {
-			if err == nil {
-				outcome[""]++
-				continue
-			}
-			outcome[CodeOf(err)]++
-		}
-		require.Equal(t, map[Code]int{"": 1, CodeProposalClosed: 2}, outcome)
-		atOnce(nodes, func(w *world) int {
-			ended, err := w.CarryOut(ctx)
-			require.NoError(t, err)
-			return ended
-		})
-		require.Eventually(t, func() bool {
-			nodes[i%3].clock.add(leaseTerm)
-			_, err := nodes[i%3].CarryOut(ctx)
-			require.NoError(t, err)
-			return nodes[0].proposalOf(alice, p.ID).State == ProposalDone
-		}, time.Minute, 100*time.Millisecond)
-		require.Equal(t, names, nodes[1].officers())
-		done := 0
-		for _, w := range nodes {
-			page, err := w.AuditEntries(ctx, auditor, AuditQuery{Node: w.node, Limit: MaxAuditPage})
-			require.NoError(t, err)
-			for _, e := range page.Entries {
-				done += count(e.Proposal == p.ID && e.Action == ActionOfficers && e.Outcome == audit.Done)
-			}
-		}
-		require.Equal(t, 1, done)
-	}
-}
-
-// A node that dies at any moment of carrying something out, and one whose store fails there, leaves it to be ended, once.
-func TestWhatWasBegunIsEnded(t *testing.T) {
-	for crash := range 5 {
-		w, ctx, runs, commits := newWorld(t), context.Background(), 0, 0
-		action := executor{
-			check: func(context.Context, approval.Proposal) (*Error, error) { return nil, nil },
-			run: func(ctx context.Context, x *execution) (decision, *Error, error) {
-				runs++
-				err := x.commit(ctx, func() (decision, error) {
-					row, err := w.mac("x/step", pointer{Schema: schema, Serial: "step"})
-					return decision{change: store.Change{Put: []store.Put{row}}, entry: audit.Entry{Detail: "a step"}}, err
-				})
-				if err != nil {
-					return decision{}, nil, err
-				}
-				items, err := w.Store.Get(ctx, "x/last")
-				require.NoError(t, err)
-				row, err := w.mac("x/last", pointer{Schema: schema, Serial: "last"})
-				return decision{change: store.Change{Require: requireItems(items), Put: []store.Put{row}}, entry: audit.Entry{Detail: "all of it"}}, nil, err
-			},
-		}
-		w.actions["test.count"] = action
-		p := w.approve(bob, w.propose(alice, "test.count", map[string]any{}))
-		w.store.before = func(c store.Change) error {
-			if commits++; commits > crash {
-				return store.ErrFailed // and everything after it: the process is gone
-			}
-			return nil
-		}
-		_, err := w.CarryOut(ctx)
-		require.Equal(t, crash < 4, err != nil, "lease, intent, step, end: %v", err)
-		w.store.before = nil
-		w.restart()
-		w.actions["test.count"] = action
-		ended, err := w.CarryOut(ctx)
-		require.NoError(t, err)
-		require.Equal(t, count(crash < 4), ended)
-		done := w.proposalOf(alice, p.ID)
-		require.Equal(t, ProposalDone, done.State)
-		require.Equal(t, "all of it", done.Result)
-		outcomes := map[audit.Outcome]int{}
-		for _, e := range w.entries() {
-			if e.Action == "test.count" && e.Detail != "a step" {
-				outcomes[e.Outcome]++
-			}
-		}
-		require.Equal(t, map[audit.Outcome]int{audit.Begun: 1, audit.Done: 1}, outcomes)
-		require.LessOrEqual(t, runs, 2)
-	}
-}
-
-// An action that cannot be done now is tried again; one that must not be done ends, and says why.
-func TestOutagesAreTriedAgainAndRefusalsEnd(t *testing.T) {
-	w, ctx := newWorld(t), context.Background()
-	var outage error
-	var refusal *Error
-	w.actions["test.try"] = executor{
-		check: func(context.Context, approval.Proposal) (*Error, error) { return nil, nil },
-		run:   func(context.Context, *execution) (decision, *Error, error) { return decision{}, refusal, outage },
-	}
-	p := w.approve(bob, w.propose(alice, "test.try", map[string]any{}))
-	outage = errors.New("the HSM is away")
-	for range 3 {
-		_, err := w.CarryOut(ctx)
-		require.Error(t, err)
-		require.Equal(t, ProposalRunning, w.proposalOf(alice, p.ID).State)
-	}
-	outage, refusal = nil, &Error{Code: CodeTransition, Detail: "3 records depend on it"}
-	ended, err := w.CarryOut(ctx)
-	require.NoError(t, err)
-	require.Equal(t, 1, ended)
-	v := w.proposalOf(alice, p.ID)
-	require.Equal(t, []any{ProposalFailed, "3 records depend on it"}, []any{v.State, v.Result})
-	log := w.entries()
-	i := slices.IndexFunc(log, func(e LoggedEntry) bool { return e.Outcome == audit.Failed })
-	require.Equal(t, []string{"test.try", string(CodeTransition), p.ID}, []string{log[i].Action, log[i].Reason, log[i].Proposal})
-}
-
-// Approved is not begun after it has expired, however it came to wait.
-func TestAnApprovalExpiresToo(t *testing.T) {
-	w := newWorld(t)
-	p := w.approve(bob, w.propose(alice, ActionOfficers, w.newOfficers("alice", "bob")))
-	w.clock.add(approval.DefaultLife)
-	_, err := w.CarryOut(context.Background())
-	require.NoError(t, err)
-	require.Equal(t, ProposalFailed, w.proposalOf(alice, p.ID).State)
-	require.Equal(t, []string{"alice", "bob", "carol"}, w.officers())
-	waiting := w.propose(alice, ActionOfficers, w.newOfficers("alice", "bob"))
-	w.clock.add(approval.DefaultLife)
-	require.Equal(t, ProposalExpired, w.proposalOf(bob, waiting.ID).State)
-}
-
-func TestOneOfficerCannotFillTheDatabase(t *testing.T) {
-	w, ctx := newWorld(t), context.Background()
-	for range maxProposalsADay {
-		w.propose(alice, ActionOfficers, w.newOfficers("alice", "bob"))
-	}
-	_, err := w.Propose(ctx, alice, w.signedProposal(alice, ActionOfficers, w.newOfficers("alice", "bob")))
-	require.Equal(t, CodeProposalsPending, CodeOf(err))
-	w.clock.add(time.Second)
-	w.propose(bob, ActionOfficers, w.newOfficers("alice", "bob"))
-	list, err := w.Proposals(ctx, bob)
-	require.NoError(t, err)
-	require.Len(t, list.Proposals, MaxProposals)
-	require.Equal(t, "bob", list.Proposals[0].Document.Proposer, "the newest first")
-	w.clock.add(24 * time.Hour)
-	w.propose(alice, ActionOfficers, w.newOfficers("alice", "bob"))
-}
-
-// The officers' row is made once. If it is taken away or changed in the database, nothing can be agreed on, and it is alarmed.
-func TestOfficersTakenAwayAreAlarmed(t *testing.T) {
-	attacks := map[string]func(w *world){
-		"removed": func(w *world) { w.attack(nil, officersKey) },
-		"changed": func(w *world) {
-			row := w.row(officersKey)
-			row.Value[len(row.Value)-1] ^= 1
-			w.attack([]store.Put{row})
-		},
-	}
-	for name, attack := range attacks {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			signed := w.signedProposal(alice, ActionOfficers, w.newOfficers("alice", "bob"))
-			attack(w)
-			for range 2 {
-				_, err := w.Propose(context.Background(), alice, signed)
-				require.Contains(t, []Code{CodeNotOfficer, CodeTampered}, CodeOf(err))
-				w.restart()
-			}
-			require.True(t, slices.ContainsFunc(w.entries(), func(e LoggedEntry) bool { return e.Outcome == audit.Tampered && e.Reason == officersRow }))
-			w.enrol(card(1), "offline-60")
-		})
-	}
 }
