@@ -192,7 +192,7 @@ func (s *Service) unsealRing(ctx context.Context, it store.Item) (ring, error) {
 	}
 	err = s.HSM.CheckSeal(ctx, ringPurpose, bound, *e.Seal)
 	if errors.Is(err, seed.ErrKeyNotFound) { // made under a version that this node's HSM did not have at its start
-		if err := s.HSM.Refresh(ctx); err != nil {
+		if err := s.findKeys(ctx); err != nil {
 			return ring{}, err
 		}
 		err = s.HSM.CheckSeal(ctx, ringPurpose, bound, *e.Seal)
@@ -272,12 +272,23 @@ func (s *Service) useVersions(ctx context.Context, refs []seed.KeyRef) error {
 	if !errors.Is(err, seed.ErrKeyNotFound) {
 		return err
 	}
-	if err := s.HSM.Refresh(ctx); err != nil {
+	if err := s.findKeys(ctx); err != nil {
 		return err
 	}
 	if err := s.HSM.Use(refs); err != nil {
 		return &Error{Code: CodeHSMUnavailable, Detail: "this node's HSM lacks a key that is in use now: give it the key and its known answer; until then this node decides nothing", Err: err}
 	}
+	return nil
+}
+
+// findKeys has the HSM look for keys that were made since it was opened. What it left out, and why, matters only if it is
+// what was looked for: then that is missing.
+func (s *Service) findKeys(ctx context.Context) error {
+	err := s.HSM.Refresh(ctx)
+	if err == nil || errors.Is(err, seed.ErrUnavailable) {
+		return err
+	}
+	s.Log.WarnContext(ctx, "master keys of the HSM are left out", "error", err)
 	return nil
 }
 
