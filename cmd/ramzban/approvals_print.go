@@ -19,7 +19,12 @@ import (
 // clearWords say what each action would do, as an officer would. An action that is not here is named as it is.
 var clearWords = map[string]string{
 	keyservice.ActionOfficers: "change who the officers are",
+	keyservice.ActionRotate:   "make new things under another version of a master key",
+	keyservice.ActionRetire:   "retire a version of a master key: write nothing under it",
+	keyservice.ActionDestroy:  "DESTROY a version of a master key, for ever",
+	keyservice.ActionFeed:     "let officers feed card numbers to a rotation of lookup",
 	"restore":                 "restore a backup",
+	"audit.prune":             "delete archived entries of an audit log",
 }
 
 func inClearWords(action string) string {
@@ -51,10 +56,33 @@ func printProposals(w, notes io.Writer, list []wire.Proposal, all, asJSON bool) 
 	}
 	rows := []string{row("ID", "STATUS", "PROPOSED BY", "EXPIRES (UTC)", "WHAT")}
 	for _, p := range list {
-		rows = append(rows, row(shortID(p.ID), p.Status, cut(p.Proposer, 12), p.ExpiresAt.UTC().Format("2006-01-02 15:04"), inClearWords(p.Action)))
+		rows = append(rows, row(shortID(p.ID), p.Status, cut(p.Proposer, 12), p.ExpiresAt.UTC().Format("2006-01-02 15:04"), p.Action))
+		below, err := inShort(p)
+		if err != nil {
+			return err
+		}
+		for _, line := range below {
+			rows = append(rows, cut(strings.Repeat(" ", 13)+line, columns))
+		}
 	}
 	_, err := fmt.Fprintln(w, strings.Join(rows, "\n"))
 	return err
+}
+
+// inShort says what a proposal would do, and its parameters on a line.
+func inShort(p wire.Proposal) ([]string, error) {
+	document, err := approval.ParseProposal([]byte(p.Proposal.Document))
+	if err != nil {
+		return nil, err
+	}
+	names, values, err := parametersOf(document)
+	if err != nil {
+		return nil, err
+	}
+	for i := range names {
+		values[i] = names[i] + " " + values[i]
+	}
+	return slices.DeleteFunc([]string{clearWords[p.Action], strings.Join(values, "; ")}, func(line string) bool { return line == "" }), nil
 }
 
 // cut shortens a text to so many characters.
@@ -137,19 +165,27 @@ func fold(text string, width int) []string {
 	return lines
 }
 
-// parameterLines are the parameters by name, lists separated by commas.
-func parameterLines(p approval.Proposal) ([]string, error) {
+// parameterLines are the parameters, one a line.
+func parameterLines(p approval.Proposal) (lines []string, err error) {
+	names, values, err := parametersOf(p)
+	for i := range names {
+		lines = append(lines, field("  "+names[i], values[i]))
+	}
+	return lines, err
+}
+
+// parametersOf returns the parameters' names, and their values with lists separated by commas.
+func parametersOf(p approval.Proposal) (names, values []string, err error) {
 	var parameters map[string]any
 	d := json.NewDecoder(bytes.NewReader(p.Parameters))
 	d.UseNumber()
 	if err := d.Decode(&parameters); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		lines = append(lines, field("  "+strings.ReplaceAll(name, "_", " "), plain(parameters[name])))
+		names, values = append(names, strings.ReplaceAll(name, "_", " ")), append(values, plain(parameters[name]))
 	}
-	return lines, nil
+	return names, values, nil
 }
 
 func plain(v any) string {

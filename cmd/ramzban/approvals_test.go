@@ -78,6 +78,7 @@ func TestOfficersAtTheirTerminals(t *testing.T) {
 	require.Contains(t, unfolded, p.Proposal.Document, "the text that is signed")
 	list := s.does(t, "officer-2", "approvals", "list")
 	require.Contains(t, list, p.ID[:12]+" waiting   officer-1")
+	require.Contains(t, list, "instead of officer-1, officer-2; officers officer-1, officer-3\n")
 	requireColumns(t, proposed+list)
 
 	for name, c := range map[string]struct {
