@@ -183,3 +183,55 @@ func TestAWitnessThatIsNotThere(t *testing.T) {
 	require.NoError(t, d.terminate())
 	require.Equal(t, 1, strings.Count(d.everything(), "the witness does not take"))
 }
+
+// The second host takes what the node hands over, proves to the next start that the database was put back, and needs
+// nothing but the public key.
+func TestTheWitnessOnASecondHost(t *testing.T) {
+	d, dir := deploy(t), t.TempDir()
+	d.startServing(t)
+	keys, err := d.as("auditor").AuditKeys(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, d.terminate())
+	key, err := audit.ParsePublicKey(keys.Keys[0].PublicKey)
+	require.NoError(t, err)
+	host := newService(t)
+	args := []string{"witness", "--listen", host.api, "--dir", dir, "--key", writeFile(t, "audit.pem", string(key.PEM())),
+		"--certificate", d.pki("server.crt"), "--private-key", d.pki("server.key"), "--client-ca", d.pki("ca.crt")}
+	host.launch(args...)
+	d.config.Audit.CheckpointInterval = Duration(100 * time.Millisecond)
+	d.config.Audit.Witness = &WitnessConfig{URL: "https://" + host.api, CA: d.pki("ca.crt"), Certificate: d.pki("auditor.crt"), Key: d.pki("auditor.key")}
+	d.startServing(t)
+	c, err := d.enrol(t.Context(), "counter-6", testCard(1))
+	require.NoError(t, err)
+	answer, err := d.verify(t.Context(), c.serial, c.password(t))
+	require.NoError(t, err)
+	held := func() bool { return signed(t, dir, d.config.Node).Tree.N > int64(answer.Audit.Index) }
+	require.Eventually(t, held, startLimit, 10*time.Millisecond, "%s\n%s", d.output(), host.output())
+	require.NoError(t, d.terminate())
+
+	stranger := &deployment{service: d.service, config: d.config}
+	stranger.config.Audit.Witness = &WitnessConfig{URL: "https://" + host.api, CA: d.pki("ca.crt")} // shows no certificate
+	stranger.startServing(t)
+	require.Contains(t, stranger.everything(), "the witness cannot be asked")
+	require.NoError(t, stranger.terminate())
+	data, older := d.config.Store.Badger.Dir, filepath.Join(t.TempDir(), "older")
+	require.NoError(t, os.CopyFS(older, os.DirFS(data)))
+	d.startServing(t)
+	_, err = d.verify(t.Context(), c.serial, c.password(t))
+	require.NoError(t, err)
+	require.NoError(t, d.terminate())
+	require.NoError(t, os.RemoveAll(data))
+	require.NoError(t, os.CopyFS(data, os.DirFS(older)))
+	require.NoError(t, os.Chmod(data, 0o700))
+	_, stderr := d.serve(t, d.config, exitConfig)
+	requireOneLine(t, stderr, "audit.witness: ", "rolled back")
+	require.NoError(t, host.terminate())
+}
+
+func TestTheWitnessSaysInOneLineWhyItCannotStart(t *testing.T) {
+	_, stderr := runFailing(t, exitFailure, nil, "witness", "--dir", t.TempDir())
+	requireOneLine(t, stderr, "required flag")
+	key := writeFile(t, "audit.pem", "x")
+	_, stderr = runFailing(t, exitFailure, nil, "witness", "--dir", t.TempDir(), "--key", key, "--certificate", key, "--private-key", key)
+	requireOneLine(t, stderr, "--key", "PUBLIC KEY")
+}
