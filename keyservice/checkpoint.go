@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,7 +67,9 @@ type Checkpointer struct {
 }
 
 // NewCheckpointer makes the Checkpointer of a service.
-func NewCheckpointer(s *Service) *Checkpointer { return &Checkpointer{s: s, chunk: checkpointChunk} }
+func NewCheckpointer(s *Service) *Checkpointer {
+	return &Checkpointer{s: s, chunk: checkpointChunk, quiet: math.MaxUint64}
+}
 
 // CheckpointStats is how far checkpoints have come, for metrics.
 type CheckpointStats struct {
@@ -175,6 +178,9 @@ func (c *Checkpointer) previous(ctx context.Context, snap store.Snapshot) (signe
 	last := c.newest.Load()
 	switch {
 	case last == nil:
+		if err := c.checkLast(ctx, snap, now); err != nil {
+			return signed{}, err
+		}
 	case now.Tree.N < last.Tree.N, now.Tree.N == last.Tree.N && now.Tree.Hash != last.Tree.Hash:
 		err := fmt.Errorf("%w: it was of size %d, and is of size %d", audit.ErrTampered, last.Tree.N, now.Tree.N)
 		return signed{}, broken(checkpointBack, nil, err)
@@ -183,6 +189,34 @@ func (c *Checkpointer) previous(ctx context.Context, snap store.Snapshot) (signe
 		c.newest.Store(&now)
 	}
 	return now, nil
+}
+
+// checkLast looks, when a process begins, for the last entry that was signed: it is still there. Where the end of a log was
+// cut off, and other entries have been written in its place since, they are not what was signed.
+func (c *Checkpointer) checkLast(ctx context.Context, snap store.Snapshot, now signed) error {
+	if now.Tree.N == 0 {
+		return nil
+	}
+	at := c.s.position(uint64(now.Tree.N - 1))
+	row, err := rowIn(ctx, snap, audit.EntryKey(at))
+	if err != nil {
+		return err
+	}
+	if row.Version == 0 {
+		return broken(entryMissing, nil, fmt.Errorf("%w: entry %d of %s, which was signed, is missing", audit.ErrTampered, at.Index, at.Node))
+	}
+	_, leaf, err := c.s.Audit.Leaf(row)
+	if err != nil {
+		return broken(entryChanged, nil, err)
+	}
+	signed, err := audit.Hashes(at.Node, now.Tree, c.s.tiles(ctx)).ReadHashes([]int64{tlog.StoredHashIndex(0, now.Tree.N-1)})
+	if err != nil {
+		return broken(treeChanged, nil, err)
+	}
+	if signed[0] != tlog.RecordHash(leaf) {
+		return broken(entryChanged, nil, fmt.Errorf("%w: entry %d of %s is not the one that was signed", audit.ErrTampered, at.Index, at.Node))
+	}
+	return nil
 }
 
 // storedCheckpoint reads a node's newest checkpoint; the zero one if there is none. One that is known already is not

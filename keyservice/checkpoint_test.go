@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -311,6 +312,42 @@ func (w *world) requireAlarm(reason string, right int) {
 func (b *brokenLog) Is(target error) bool {
 	_, same := target.(*brokenLog)
 	return same
+}
+
+// On PostgreSQL whoever can write the database can also set back the number that the log goes on with. What is written in
+// the place of entries that were signed is not signed in their place.
+func TestEntriesInThePlaceOfSignedOnesAreFound(t *testing.T) {
+	for name, after := range map[string]int{"fewer than were there": 2, "more": 8} {
+		t.Run(name, func(t *testing.T) {
+			w, ctx := newCluster(t, 0)[0], context.Background()
+			begun := len(w.leaves())
+			w.decideSome(4)
+			older := len(w.leaves())
+			w.decideSome(5)
+			require.NoError(t, NewCheckpointer(w.Service).Advance(ctx))
+			end := len(w.leaves())
+			require.NoError(t, w.db.Close())
+			conn, err := pgx.Connect(ctx, w.dsn)
+			require.NoError(t, err)
+			for i := older; i < end; i++ {
+				tag, err := conn.Exec(ctx, "DELETE FROM rows WHERE key = $1", []byte(entryOf(w, uint64(i))))
+				require.NoError(t, err)
+				require.EqualValues(t, 1, tag.RowsAffected())
+			}
+			_, err = conn.Exec(ctx, "UPDATE logs SET next = $1", older)
+			require.NoError(t, err)
+			require.NoError(t, conn.Close(ctx))
+			w.start()
+			require.EqualValues(t, older, w.head.Load())
+			require.Greater(t, older, begun)
+			w.clock.add(time.Minute) // else what is written is the same as what was there
+			w.decideSome(after)
+			require.ErrorIs(t, NewCheckpointer(w.Service).Advance(ctx), error(&brokenLog{}))
+			w.restart()
+			w.decideSome(after)
+			require.ErrorIs(t, NewCheckpointer(w.Service).Advance(ctx), error(&brokenLog{}))
+		})
+	}
 }
 
 // Each node has a tree and an identity of its own; checkpoints of one are none of another's.
