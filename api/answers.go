@@ -58,8 +58,15 @@ func tokenAnswer(t keyservice.TokenView) wire.TokenAnswer {
 func verificationAnswer(v keyservice.Verdict) wire.VerificationAnswer {
 	return wire.VerificationAnswer{
 		Result: result(v.Accepted), Reason: string(v.Reason), Serial: v.Serial, Kind: v.Kind, Bound: v.Bound,
-		RetryAfterSeconds: seconds(v.RetryAfter), Audit: auditPosition(v.Audit),
+		RetryAfterSeconds: seconds(v.RetryAfter), Audit: auditPosition(v.Audit), Receipt: receiptAnswer(v.Receipt),
 	}
+}
+
+func receiptAnswer(r *keyservice.Receipt) *wire.Receipt {
+	if r == nil {
+		return nil
+	}
+	return &wire.Receipt{Note: string(r.Note), TransactionSalt: r.Salt, Missing: string(r.Missing)}
 }
 
 func resyncAnswer(serial string, v keyservice.ResyncVerdict) wire.ResyncAnswer {

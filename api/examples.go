@@ -104,6 +104,13 @@ var (
 		Uses: []string{"second-pin"}, Status: "active", DriftSeconds: 2, DeviceID: "a1b2", CreatedAt: exampleTime,
 		Guesses: []wire.UseGuesses{{Use: "second-pin", Misses: 1}},
 	}
+	exampleReceipt = &wire.Receipt{
+		Note: "ramzban-receipt/1\nlog ramzban/example-bank/node-1\nindex 1842\nleaf 3wYPCDDPOLWMhNSZiOPPUVlT3hxbwxS3fUNOG/1EUFQ=\n" +
+			"time 2026-11-22T10:00:00.000Z\nserial 402519938466\nsubject /hF+qUMoNAbeqI0+XEkRZ8BwTwyrC9sIBmR1a2/rQcU=\nuse second-pin\n" +
+			"transaction 1Xya4UPZb3lpo8S1a0nkTvcOoCeV2ejYH3O3Bh6O+RY= bound\noutcome accepted\nreason -\n\n" +
+			"— ramzban/example-bank/node-1 cR8v2jBFAiEA1v0Yxk7b0T1N3m8O0m6U0m0yF0Qm2t8G3c4B5a6978gCIFq3m1o2n4p5r6s7t8u9v0w1x2y3z4A5B6C7D8E9F0G1\n",
+		TransactionSalt: exampleBytes(16),
+	}
 	exampleEntry = wire.AuditEntry{
 		Index: 1842, Time: exampleTime, Node: "node-1", Actor: "core", Action: "otp.verify", Outcome: "accepted", Serial: exampleSerial,
 		Use: "second-pin", RequestID: exampleID, Commitment: exampleBytes(32), Revision: 3, Next: 29887921, State: 7,
@@ -172,10 +179,16 @@ var examples = map[string]example{
 		forms{
 			"serial": wire.VerificationRequest{Serial: exampleSerial, Use: "second-pin", OTP: examplePassword},
 			"card":   wire.VerificationRequest{Class: "card", Subject: exampleCard, Use: "second-pin", OTP: examplePassword, Transaction: examplePayment},
+			"with a receipt": wire.VerificationRequest{
+				Serial: exampleSerial, Use: "second-pin", OTP: examplePassword, Transaction: examplePayment, Receipt: true,
+			},
 		},
 		forms{
 			"accepted": wire.VerificationAnswer{Result: "accepted", Serial: exampleSerial, Kind: "offline", Audit: wire.Audit{Node: "node-1", Index: 1842}},
-			"refused":  wire.VerificationAnswer{Result: "refused", Reason: "already_used", Serial: exampleSerial, Audit: wire.Audit{Node: "node-1", Index: 1843}},
+			"with a receipt": wire.VerificationAnswer{
+				Result: "accepted", Serial: exampleSerial, Kind: "offline", Bound: true, Audit: wire.Audit{Node: "node-1", Index: 1842}, Receipt: exampleReceipt,
+			},
+			"refused": wire.VerificationAnswer{Result: "refused", Reason: "already_used", Serial: exampleSerial, Audit: wire.Audit{Node: "node-1", Index: 1843}},
 		},
 	},
 	"challenge": {

@@ -83,7 +83,7 @@ func TestRequestExamplesAreTaken(t *testing.T) {
 			}
 		}
 	})
-	require.Equal(t, 2, sent["verify"], "by serial and by card")
+	require.Equal(t, 3, sent["verify"], "by serial, by card, and with a receipt")
 	require.Len(t, sent, 16)
 }
 

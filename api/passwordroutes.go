@@ -21,7 +21,9 @@ func (s *Server) passwordRoutes() {
 			"and only after that fact is on disk. After `outcome_unknown` or a lost connection it may have been used up: repeat the request " +
 			"with the same `Idempotency-Key`, and the first answer comes again. " +
 			"A use that no configuration names is `request_invalid` (422); one that is configured, but not among the token's, is " +
-			"refused as `not_connected`.",
+			"refused as `not_connected`.\n\n" +
+			"With `receipt`, the answer carries what the log says of the decision, signed with the audit key. It is signed when the " +
+			"decision is on disk: if that fails, the verdict stands, and the answer says why the receipt is missing.",
 		codes: []keyservice.Code{keyservice.CodeSerialInvalid, keyservice.CodeSubjectInvalid, keyservice.CodeOTPMalformed,
 			keyservice.CodeTokenNotFound, keyservice.CodeTampered, keyservice.CodePINMissing, keyservice.CodeTooManySubjects},
 	}, s.verify)

@@ -36,6 +36,7 @@ func (s *Server) verify(ctx context.Context, c authz.Caller, in *verifyInput) (w
 	v, err := s.Service.Verify(ctx, c, keyservice.VerifyRequest{
 		IdempotencyKey: in.IdempotencyKey, Serial: in.Body.Serial, Class: in.Body.Class, Subject: seed.NewSubject(in.Body.Subject),
 		Use: in.Body.Use, OTP: seed.NewPassword(in.Body.OTP), Transaction: transaction(in.Body.Transaction),
+		Receipt: in.Body.Receipt,
 	})
 	exchangeOf(ctx).replayed = v.Repeated
 	return verificationAnswer(v), err

@@ -72,6 +72,21 @@ func TestPasswordRoutesReachTheirUseCases(t *testing.T) {
 	require.Nil(t, rec.inputs()["challenge"].(keyservice.ChallengeRequest).Transaction)
 }
 
+// TestReceiptsTravel: a receipt that was asked for, or why there is none.
+func TestReceiptsTravel(t *testing.T) {
+	rec := &recorder{}
+	w := start(t, rec, nil)
+	asked := wire.VerificationRequest{Class: "card", Subject: "6037991234567893", Use: "second-pin", OTP: "492039"}
+	verdict, err := w.goClient("verifier").Verify(t.Context(), asked)
+	require.NoError(t, err)
+	require.Nil(t, verdict.Receipt)
+	asked.Receipt = true
+	verdict, err = w.goClient("verifier").Verify(t.Context(), asked)
+	require.NoError(t, err)
+	require.Equal(t, &wire.Receipt{Note: "a note\n", TransactionSalt: []byte{1, 2, 3}}, verdict.Receipt)
+	require.True(t, rec.inputs()["verify"].(keyservice.VerifyRequest).Receipt)
+}
+
 // TestTokenRoutesReachTheirUseCases: what an issuer changes of a token, and the other two ways to enrol one.
 func TestTokenRoutesReachTheirUseCases(t *testing.T) {
 	rec := &recorder{sms: true}

@@ -117,6 +117,9 @@ func (r *recorder) Verify(ctx context.Context, c authz.Caller, in keyservice.Ver
 	if in.Subject.Reveal() != "" {
 		v = keyservice.Verdict{Accepted: true, Serial: someToken.Serial, Kind: "sms", Bound: true, Audit: audit.Position{Node: "n1", Index: 1843}, Repeated: r.repeats}
 	}
+	if in.Receipt {
+		v.Receipt = &keyservice.Receipt{Note: []byte("a note\n"), Salt: []byte{1, 2, 3}}
+	}
 	return v, r.note(ctx, "verify", c, in)
 }
 

@@ -172,7 +172,7 @@ func TestNothingSubmittedComesBack(t *testing.T) {
 	}
 	require.NotContains(t, w.log.String(), marker)
 	r := w.send("verifier", "POST", "/v1/verifications", `{"serial":"402519938461","otp":7,"more":1}`)
-	require.Equal(t, []string{"body.otp: expected string", "body: an unknown field stands in body; known are class, otp, serial, subject, transaction, use", "body: expected required property use to be present"},
+	require.Equal(t, []string{"body.otp: expected string", "body: an unknown field stands in body; known are class, otp, receipt, serial, subject, transaction, use", "body: expected required property use to be present"},
 		r.problem(t).Errors)
 }
 

@@ -24,6 +24,8 @@ type VerifyRequest struct {
 	Use         string // what the customer is doing, e.g. "second-pin"
 	OTP         seed.Password
 	Transaction *otp.Transaction // what the customer is paying; nil if nothing
+
+	Receipt bool // a signed receipt is wanted; a repeat may want one though the first request did not
 }
 
 // Reason says why a password was refused.
@@ -51,12 +53,22 @@ type Verdict struct {
 	RetryAfter time.Duration  `cbor:"6,keyasint"`           // set when throttled or locked
 	Audit      audit.Position `cbor:"-"`
 	Repeated   bool           `cbor:"-"` // this is the answer to an earlier request with the same idempotency key
+	Receipt    *Receipt       `cbor:"-"` // if one was wanted
 }
 
 // Verify says whether a password is genuine, unused, and good for this use and transaction. It answers "accepted" at most
 // once for any password, and only after that fact is on stable storage. To a caller who names a subject, a subject that
-// has nothing to verify with looks like a wrong password.
+// has nothing to verify with looks like a wrong password. A receipt is signed when all that is done: it holds up no other
+// request.
 func (s *Service) Verify(ctx context.Context, c authz.Caller, r VerifyRequest) (Verdict, error) {
+	v, err := s.verdict(ctx, c, r)
+	if err == nil && r.Receipt {
+		v.Receipt = s.receipt(ctx, r, v)
+	}
+	return v, err
+}
+
+func (s *Service) verdict(ctx context.Context, c authz.Caller, r VerifyRequest) (Verdict, error) {
 	if err := s.authorise(ctx, c, authz.VerifyOTP, r.Serial); err != nil {
 		return Verdict{}, err
 	}

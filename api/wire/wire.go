@@ -151,6 +151,16 @@ type VerificationRequest struct {
 	OTP string `json:"otp" maxLength:"64" doc:"The password as typed: digits only, exactly the token's length" example:"492039"`
 
 	Transaction *Transaction `json:"transaction,omitempty" doc:"What the customer is paying: a password bound to another is refused"`
+
+	Receipt bool `json:"receipt,omitempty" doc:"The answer shall carry a signed receipt; a repeat may ask for one though the first request did not"`
+}
+
+// Receipt is what a caller may keep of a verdict. Who has only the public audit key can check it, with the command
+// "ramzban audit receipt".
+type Receipt struct {
+	Note            string `json:"note,omitempty" doc:"Signed note (c2sp.org/signed-note) of the audit key: the log with the decision's entry, its index and hash, time, serial, salted commitment of the subject, use, salted digest of the transaction, outcome, reason"`
+	TransactionSalt []byte `json:"transaction_salt,omitempty" doc:"Whoever is given this too can check which transaction it was: keep it as secret as the payee"`
+	Missing         string `json:"missing,omitempty" enum:"hsm_unavailable,storage_unavailable,busy,internal" doc:"There is no receipt, for this reason; the verdict stands. Repeat the request with the same Idempotency-Key to get one"`
 }
 
 // Audit points into the audit log of the node that decided.
@@ -168,6 +178,8 @@ type VerificationAnswer struct {
 	Bound             bool   `json:"bound" doc:"Whether the password was bound to a transaction"`
 	RetryAfterSeconds int    `json:"retry_after_seconds,omitempty" minimum:"0" doc:"When throttled or locked: how long no password of this use is looked at"`
 	Audit             Audit  `json:"audit" doc:"Where the decision stands in the audit log"`
+
+	Receipt *Receipt `json:"receipt,omitempty" doc:"If one was asked for"`
 }
 
 // ChallengeRequest asks for an SMS password (POST /v1/challenges).
@@ -296,6 +308,7 @@ type AuditPart struct {
 // AuditLog is the log of one node.
 type AuditLog struct {
 	Node    string `json:"node" doc:"The node" example:"node-1"`
+	First   uint64 `json:"first" doc:"Older entries were removed from the database on purpose: they are in the archive"`
 	Entries uint64 `json:"entries" doc:"How many there are: their indexes are below"`
 }
 
