@@ -49,7 +49,7 @@ func (s *Service) CompareAudit(ctx context.Context, c authz.Caller) ([]Discrepan
 	defer snap.Close()
 	found, err := s.compare(ctx, snap, end)
 	if err != nil {
-		return nil, hsmError(err)
+		return nil, s.failed(ctx, c, authz.CompareAudit, "", err)
 	}
 	return found, s.alarm(ctx, c, found)
 }
@@ -69,8 +69,13 @@ func (s *Service) alarm(ctx context.Context, c authz.Caller, found []Discrepancy
 func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) ([]Discrepancy, error) {
 	logs, stray, err := s.logs(ctx, snap, end)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
 	}
+	begin, err := s.beginnings(ctx, snap)
+	if err != nil {
+		return nil, err
+	}
+	removed := horizonOf(begin)
 	found := []Discrepancy{}
 	for range stray {
 		found = append(found, Discrepancy{What: entryChanged})
@@ -84,17 +89,17 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 		return nil, storeError(err)
 	}
 	for serial, l := range tokens {
-		more, err := s.compareToken(ctx, snap, serial, l, budgets)
+		more, err := s.compareToken(ctx, snap, serial, l, budgets, removed)
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, more...)
 	}
-	unknown, err := unknownTokens(ctx, snap, tokens)
+	unknown, err := s.unknownTokens(ctx, snap, tokens, removed)
 	if err != nil {
 		return nil, err
 	}
-	agreed, err := s.compareControlled(ctx, snap, control)
+	agreed, err := s.compareControlled(ctx, snap, control, removed)
 	return slices.Concat(found, unknown, agreed), err
 }
 
@@ -167,7 +172,7 @@ func remember(tokens audit.Tokens, e LoggedEntry) (found []Discrepancy) {
 
 // compareToken holds one token's rows against the logs. A row that fails its own check counts as missing. What the logs say
 // of guess budgets is added to budgets, by their rows: two tokens of a subject have one.
-func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial string, l *audit.Writes, budgets map[store.Key]*audit.Sequences) ([]Discrepancy, error) {
+func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial string, l *audit.Writes, budgets map[store.Key]*audit.Sequences, removed horizon) ([]Discrepancy, error) {
 	r, err := stored(ctx, snap, recordKey(serial), func(it store.Item) (record, error) { return s.unseal(ctx, it, false) })
 	if err != nil {
 		return nil, err
@@ -204,7 +209,7 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(older(append(all, live, maker)), silent(serial, l.Silent(r.Revision, st.Sequence)), twice), nil
+	return slices.Concat(older(append(all, live, maker)), silent(serial, removed.known(l.Silent(r.Revision, st.Sequence))), twice), nil
 }
 
 // outlived says that a token ended before what names it in the keys of other rows moved on to another version of the lookup
@@ -235,12 +240,25 @@ func silent(serial string, gaps []audit.Gap) (found []Discrepancy) {
 	return found
 }
 
-// unknownTokens finds the tokens that no log tells of.
-func unknownTokens(ctx context.Context, snap store.Snapshot, tokens audit.Tokens) (found []Discrepancy, err error) {
+// unknownTokens finds the tokens that no log tells of, but for those that were issued when entries were made that have been
+// removed since.
+func (s *Service) unknownTokens(ctx context.Context, snap store.Snapshot, tokens audit.Tokens, removed horizon) (found []Discrepancy, err error) {
 	prefix := recordKey("")
 	err = snap.Scan(ctx, prefix, prefix, func(it store.Item) error {
 		serial := strings.TrimPrefix(string(it.Key), string(prefix))
-		if checkSerial(serial) == nil && tokens[serial] == nil {
+		if checkSerial(serial) != nil || tokens[serial] != nil {
+			return nil
+		}
+		if removed == nothingRemoved {
+			found = append(found, Discrepancy{Serial: serial, What: audit.NotLogged, Stored: 1})
+			return nil
+		}
+		r, err := s.unseal(ctx, it, false)
+		var tam *tampered
+		if err != nil && !errors.As(err, &tam) {
+			return err
+		}
+		if err != nil || !removed.hides(r.CreatedAt) {
 			found = append(found, Discrepancy{Serial: serial, What: audit.NotLogged, Stored: 1})
 		}
 		return nil

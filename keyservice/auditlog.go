@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -34,6 +35,7 @@ func (e LoggedEntry) Genuine() bool { return e.Schema != 0 }
 // AuditLog is the log of one node.
 type AuditLog struct {
 	Node    string
+	First   uint64 // older entries were removed from the database, on purpose: they are in the archive
 	Entries uint64 // its indexes are below this
 }
 
@@ -203,8 +205,12 @@ func (s *Service) readLogs(ctx context.Context, c authz.Caller, fn func(store.Sn
 		err = fn(snap, logs)
 	}
 	var e *Error
-	if err == nil || errors.As(err, &e) {
+	var tam *tampered
+	switch {
+	case err == nil || errors.As(err, &e):
 		return err
+	case errors.As(err, &tam):
+		return s.failed(ctx, c, authz.ReadAudit, "", err)
 	}
 	return storeError(err)
 }
@@ -224,11 +230,15 @@ func logOf(logs []AuditLog, node string) (AuditLog, error) {
 // logs finds the logs in a snapshot that holds this node's entry of index end, and the keys that belong to none. To go
 // from one log to the next takes a look at one row each.
 func (s *Service) logs(ctx context.Context, snap store.Snapshot, end uint64) (logs []AuditLog, stray []store.Key, err error) {
-	nodes := []string{s.Node}
+	begin, err := s.beginnings(ctx, snap)
+	if err != nil {
+		return nil, nil, err
+	}
+	nodes := slices.AppendSeq([]string{s.Node}, maps.Keys(begin))
 	for from := audit.Prefix; ; {
 		key, err := firstKey(ctx, snap, audit.Prefix, from)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, storeError(err)
 		}
 		if key == "" {
 			break
@@ -245,10 +255,11 @@ func (s *Service) logs(ctx context.Context, snap store.Snapshot, end uint64) (lo
 		entries := end + 1
 		if node != s.Node {
 			if entries, err = s.logEnd(ctx, snap, node); err != nil {
-				return nil, nil, err
+				return nil, nil, storeError(err)
 			}
 		}
-		logs = append(logs, AuditLog{node, entries})
+		first := begin[node].First
+		logs = append(logs, AuditLog{node, first, max(first, entries)})
 	}
 	return logs, stray, nil
 }
@@ -294,6 +305,7 @@ func (s *Service) scanGenuine(ctx context.Context, snap store.Snapshot, from aud
 // scanLog calls fn for every index of a log from from on. Entries that were changed, and indexes that have none, come as
 // what they are; so do rows that never were the log's.
 func (s *Service) scanLog(ctx context.Context, snap store.Snapshot, log AuditLog, from uint64, fn func(LoggedEntry) error) error {
+	from = max(from, log.First)
 	next := from
 	tampered := func(index uint64, reason string) error {
 		return fn(LoggedEntry{index, audit.Entry{Node: log.Node, Outcome: audit.Tampered, Reason: reason}})

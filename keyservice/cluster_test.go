@@ -112,7 +112,7 @@ func TestEachNodeHasALogOfItsOwn(t *testing.T) {
 	}
 	logs, err := nodes[0].AuditLogs(ctx, auditor)
 	require.NoError(t, err)
-	require.Equal(t, []AuditLog{{"node-1", begun + 5}, {"node-2", 3}}, logs)
+	require.Equal(t, []AuditLog{{"node-1", 0, begun + 5}, {"node-2", 0, 3}}, logs)
 	for _, l := range logs {
 		page, err := nodes[1].AuditEntries(ctx, auditor, AuditQuery{Node: l.Node, Limit: MaxAuditPage})
 		require.NoError(t, err)

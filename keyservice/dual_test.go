@@ -21,7 +21,14 @@ import (
 // the test: it must be tried what one officer alone can do with it.
 var samples = map[string]func(w *world) any{
 	ActionOfficers: func(w *world) any { return w.newOfficers("alice", "bob", "zoe") },
-	ActionFeed:     func(*world) any { return SubjectFeed{Days: 1} },
+	ActionPruneAudit: func(w *world) any {
+		if w.clock.Now().Before(birth.Add(auditKept + time.Hour)) {
+			w.days()
+		}
+		_, q := w.archived(2)
+		return q
+	},
+	ActionFeed: func(*world) any { return SubjectFeed{Days: 1} },
 	ActionRotate: func(w *world) any {
 		w.reveal(key(dataLabel, 2))
 		return KeyRotation{Label: dataLabel, From: 1, To: 2}

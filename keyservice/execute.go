@@ -42,6 +42,7 @@ type executor struct {
 func (s *Service) executors() map[string]executor {
 	all := s.keyExecutors()
 	all[ActionOfficers] = executor{check: s.checkOfficersChange, run: s.changeOfficers}
+	all[ActionPruneAudit] = executor{check: s.checkPrune, run: s.prune}
 	all[ActionFeed] = executor{check: s.checkFeed, run: s.openFeed}
 	return all
 }

@@ -54,12 +54,9 @@ func (s *Service) Expire(ctx context.Context) (int, error) {
 // expired finds the next rows to delete, in the order of their days. The earlier of the node's clock and the store's counts:
 // a node whose clock is far ahead deletes nothing of the others.
 func (s *Service) expired(ctx context.Context, from store.Key) ([]store.Key, error) {
-	now, err := s.Store.Now(ctx)
+	now, err := s.earliest(ctx)
 	if err != nil {
-		return nil, storeError(err)
-	}
-	if own := s.Clock(); own.Before(now) {
-		now = own
+		return nil, err
 	}
 	snap, err := s.Store.Snapshot(ctx)
 	if err != nil {

@@ -126,6 +126,9 @@ func (s *Service) officersBefore(ctx context.Context) (bool, error) {
 	}
 	logs, _, err := s.logs(ctx, snap, s.head.Load())
 	for _, log := range logs {
+		if log.First > 0 {
+			return true, nil // what was removed, two officers removed
+		}
 		err = s.scanGenuine(ctx, snap, audit.Position{Node: log.Node}, func(e LoggedEntry) error {
 			if e.Action == string(beginOfficers) && e.Outcome == audit.Done {
 				return errFound

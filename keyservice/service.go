@@ -124,6 +124,9 @@ func (s *Service) findHead(ctx context.Context) error {
 	}
 	defer snap.Close()
 	end, err := s.logEnd(ctx, snap, s.Node)
+	if b, _, berr := s.beginningOf(ctx, s.Node); berr == nil {
+		end = max(end, b.First) // all that was there may have been removed
+	}
 	s.head.Store(end)
 	return err
 }
