@@ -18,7 +18,8 @@ import (
 
 func auditCommand() *cobra.Command {
 	return group("audit", "The auditor's view: what was decided, and whether it is still as it was signed",
-		auditEntriesCommand(), auditTailCommand(), auditCompareCommand(), auditVerifyCommand(), auditReceiptCommand())
+		auditEntriesCommand(), auditTailCommand(), auditCompareCommand(), auditExportCommand(),
+		auditVerifyCommand(), auditProveCommand(), auditReceiptCommand(), auditPruneCommand())
 }
 
 func auditEntriesCommand() *cobra.Command {

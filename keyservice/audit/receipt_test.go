@@ -100,6 +100,8 @@ func TestTransactionDigestsDiffer(t *testing.T) {
 func FuzzParseReceipt(f *testing.F) {
 	f.Add(fullReceipt.Text())
 	f.Add(strings.Replace(fullReceipt.Text(), "402519938466", "-", 1))
+	f.Add(strings.Replace(fullReceipt.Text(), "index 1842", "index 01842", 1))
+	f.Add(strings.Replace(fullReceipt.Text(), " bound", " Bound", 1))
 	f.Fuzz(func(t *testing.T, text string) {
 		r, err := ParseReceipt(text)
 		if err == nil {

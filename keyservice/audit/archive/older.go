@@ -1,0 +1,64 @@
+package archive
+
+import (
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Older is the beginning of a log.
+type Older struct {
+	Entries uint64    // how many
+	Root    tlog.Hash // of the tree over them; the zero hash if there are none
+}
+
+// OlderThan finds how many of a node's first entries were all made before a moment, as far as the archive's newest
+// checkpoint reaches. The archive must have been verified: what is wrong with it is not looked for here.
+func OlderThan(archive fs.FS, node string, moment time.Time) (Older, error) {
+	p, err := newProving(archive, node)
+	if err != nil {
+		return Older{}, fmt.Errorf("%s: %w", node, err)
+	}
+	older := uint64(0)
+	for _, s := range p.segments {
+		if s.entries {
+			if older, err = p.olderIn(s, moment); err != nil {
+				return Older{}, fmt.Errorf("%s: %s: %w", node, s.entriesName(), err)
+			}
+		}
+		if s.entries && older < s.end() {
+			break
+		}
+		older = s.end() // what was removed from the archive was older than what is there
+	}
+	o := Older{Entries: min(older, p.size)}
+	if o.Entries > 0 {
+		o.Root, err = p.subtree(0, o.Entries)
+	}
+	return o, err
+}
+
+// olderIn returns the first index of a segment, or the one after it, that was not made before the moment.
+func (p proving) olderIn(s segment, moment time.Time) (uint64, error) {
+	b, err := fs.ReadFile(p.dir, s.entriesName())
+	if err != nil {
+		return 0, err
+	}
+	for index := s.first; index < s.end(); index++ {
+		size, text, err := withEnd(b, true)
+		if err != nil {
+			return 0, err
+		}
+		l, err := readLine(text)
+		if err != nil || l.index != index {
+			return 0, fmt.Errorf("%w: entry %d cannot be read: verify the archive", ErrArchive, index)
+		}
+		if !time.UnixMilli(l.entry.Time).Before(moment) {
+			return index, nil
+		}
+		b = b[size:]
+	}
+	return s.end(), nil
+}
