@@ -67,8 +67,8 @@ func (s *Service) checkArchived(ctx context.Context, snap store.Snapshot, q Audi
 	if err != nil {
 		return nil, err
 	}
-	if q.Before > uint64(newest.Tree.N) {
-		return prunable("the newest checkpoint of %s tells of %d entries", q.Node, newest.Tree.N), nil
+	if q.Before >= uint64(newest.Tree.N) { // the last entry that was signed is looked for at each start
+		return prunable("the newest checkpoint of %s tells of %d entries, of which the last one stays", q.Node, newest.Tree.N), nil
 	}
 	root, err := tlog.TreeHash(int64(q.Before), audit.Hashes(q.Node, newest.Tree, s.tiles(ctx)))
 	if err != nil {

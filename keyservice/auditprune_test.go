@@ -108,14 +108,17 @@ func TestALogCanBeginAtItsEnd(t *testing.T) {
 	nodes[1].days()
 	leaves := nodes[1].leaves()
 	signed := uint64(nodes[1].signedTree().N)
-	root := rfcRoot(leaves[:signed])
-	nodes[0].prune(AuditPrune{Node: "node-2", Before: signed, Root: root[:]})
-	nodes[0].attack(nil, entryOf(nodes[1], signed)) // the checkpoint's own entry
+	first := signed - 1
+	root := rfcRoot(leaves[:first])
+	nodes[0].prune(AuditPrune{Node: "node-2", Before: first, Root: root[:]})
 	nodes[1].restart()
-	require.Equal(t, signed, nodes[1].head.Load())
+	require.NoError(t, NewCheckpointer(nodes[1].Service).Advance(context.Background()))
+	nodes[0].attack(nil, entryOf(nodes[1], first), entryOf(nodes[1], first+1)) // with the checkpoint's own entry
+	nodes[1].restart()
+	require.Equal(t, first, nodes[1].head.Load())
 	logs, err := nodes[0].AuditLogs(context.Background(), auditor)
 	require.NoError(t, err)
-	require.Equal(t, AuditLog{"node-2", signed, signed}, logs[1])
+	require.Equal(t, AuditLog{"node-2", first, first}, logs[1])
 }
 
 // What is not in the archive, not old enough, or not what the node wrote, is not removed.
@@ -134,7 +137,11 @@ func TestWhatMustNotBePrunedIsNot(t *testing.T) {
 	w.days()
 	refused("not of this log", func(q *AuditPrune) { q.Root[0] ^= 1 })
 	q.Root[0] ^= 1
-	refused("tells of", func(q *AuditPrune) { q.Before = w.head.Load() + 100 })
+	refused("the last one stays", func(q *AuditPrune) {
+		tree := w.signedTree()
+		root := rfcRoot(w.leaves()[:tree.N])
+		q.Before, q.Root = uint64(tree.N), root[:]
+	})
 	refused("begins at entry 0", func(q *AuditPrune) { q.Before = 0 })
 	refused("tells of 0 entries", func(q *AuditPrune) { q.Node = "node-7" })
 	refused("such a name", func(q *AuditPrune) { q.Node = "No/de" })
