@@ -350,6 +350,23 @@ func TestEntriesInThePlaceOfSignedOnesAreFound(t *testing.T) {
 	}
 }
 
+// The end of a log that was cut off while its node runs is missed, though nothing stands behind it.
+func TestACutEndIsFoundWhileTheNodeRuns(t *testing.T) {
+	w, ctx := newCluster(t, 0)[0], context.Background()
+	w.decideSome(4)
+	c := NewCheckpointer(w.Service)
+	require.NoError(t, c.Advance(ctx))
+	w.decideSome(3)
+	conn, err := pgx.Connect(ctx, w.dsn)
+	require.NoError(t, err)
+	tag, err := conn.Exec(ctx, "DELETE FROM rows WHERE key = $1", []byte(entryOf(w, w.head.Load()-1)))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, tag.RowsAffected())
+	require.NoError(t, conn.Close(ctx))
+	require.ErrorIs(t, c.Advance(ctx), error(&brokenLog{}))
+	w.requireAlarm(entryMissing, len(w.leaves())-1)
+}
+
 // Each node has a tree and an identity of its own; checkpoints of one are none of another's.
 func TestEachNodeSignsItsOwnLog(t *testing.T) {
 	nodes := newCluster(t, 0, 0)
