@@ -39,3 +39,22 @@ func exampleProposal(status string) wire.Proposal {
 	}
 	return p
 }
+
+// exampleKeys are those of a label in the middle of its rotation.
+var exampleKeys = wire.KeysAnswer{Keys: []wire.Key{
+	{Label: "wrap", Version: 1, Status: "readable", KCV: "a94f21", Since: new(exampleTime), InHSM: true, Dependents: 37200, Kinds: []wire.KindOfRow{{Kind: "token record", Rows: 37200}}},
+	{Label: "wrap", Version: 2, Status: "active", KCV: "3f92c1", Since: new(exampleTime), InHSM: true, Dependents: 12800, Kinds: []wire.KindOfRow{{Kind: "token record", Rows: 12800}}},
+}}
+
+// exampleRotation is a rotation at one time of its life.
+func exampleRotation(status string) wire.Rotation {
+	r := wire.Rotation{
+		ID: approval.ID([]byte(exampleDocument)), Label: "wrap", From: 1, To: 2, Status: status, Stage: "tokens", Tokens: 50000, Seen: 12800,
+		Renewed: 12800, Failed: []string{}, Kinds: []wire.KindOfRow{}, BegunAt: exampleTime, ProgressAt: exampleTime.Add(time.Minute),
+	}
+	if status == "done" {
+		r.Stage, r.Seen, r.Renewed, r.EndedAt = "count", 50000, 50000, new(exampleTime.Add(5*time.Minute))
+		r.ProgressAt = *r.EndedAt
+	}
+	return r
+}

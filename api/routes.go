@@ -38,6 +38,7 @@ func (s *Server) useCases() {
 	s.passwordRoutes()
 	s.auditRoutes()
 	s.proposalRoutes()
+	s.keyRoutes()
 	s.bulkRoute()
 	huma.Register(s.huma, s.timeOperation(), s.time)
 }

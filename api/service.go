@@ -44,6 +44,12 @@ type Service interface {
 	Withdraw(ctx context.Context, c authz.Caller, id string) (keyservice.ProposalView, error)
 	Proposal(ctx context.Context, c authz.Caller, id string) (keyservice.ProposalView, error)
 	Proposals(ctx context.Context, c authz.Caller) (keyservice.Control, error)
+	Keys(ctx context.Context, c authz.Caller) ([]keyservice.KeyView, error)
+	Rotations(ctx context.Context, c authz.Caller) ([]keyservice.RotationView, error)
+	Rotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)
+	PauseRotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)
+	ResumeRotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)
+	FeedSubjects(ctx context.Context, c authz.Caller, id string, subjects []keyservice.FedSubject) (keyservice.FedResult, error)
 	CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error)
 }
 

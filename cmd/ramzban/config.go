@@ -236,6 +236,9 @@ type LimitsConfig struct {
 	DenialsAtOnce int `yaml:"denials_at_once"`
 	// FailedSubjectsPerHour is for how many different customers one client may fail within an hour.
 	FailedSubjectsPerHour int `yaml:"failed_subjects_per_hour"`
+	// RenewalsPerSecond is how many tokens are brought to new master keys while these are rotated, on all nodes together;
+	// fewer while the database is slow.
+	RenewalsPerSecond int `yaml:"renewals_per_second"`
 }
 
 // LogConfig is the log, written to standard output.

@@ -189,6 +189,7 @@ func (c Config) checkLimits() error {
 		"limits.requests_per_second": c.Limits.RequestsPerSecond, "limits.requests_at_once": c.Limits.RequestsAtOnce,
 		"limits.denials_per_second": c.Limits.DenialsPerSecond, "limits.denials_at_once": c.Limits.DenialsAtOnce,
 		"limits.failed_subjects_per_hour": c.Limits.FailedSubjectsPerHour,
+		"limits.renewals_per_second":      c.Limits.RenewalsPerSecond,
 	} {
 		if n < 1 || n > 1_000_000 {
 			return wrong(key, "must be between 1 and 1000000, not %d", n)

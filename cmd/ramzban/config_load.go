@@ -38,6 +38,7 @@ func DefaultConfig() Config {
 		Limits: LimitsConfig{
 			RequestsPerSecond: 20_000, RequestsAtOnce: 40_000, DenialsPerSecond: 5, DenialsAtOnce: 50,
 			FailedSubjectsPerHour: 100_000,
+			RenewalsPerSecond:     200,
 		},
 		Log:      LogConfig{Level: "info", Format: "json"},
 		Timeouts: TimeoutsConfig{Request: seconds(5), Comparison: seconds(300), Shutdown: seconds(20)},

@@ -156,6 +156,7 @@ func TestConfigErrorsNameTheKey(t *testing.T) {
 		"limits.denials_per_second":       func(c *Config) { c.Limits.DenialsPerSecond = 0 },
 		"limits.denials_at_once":          func(c *Config) { c.Limits.DenialsAtOnce = 1_000_001 },
 		"limits.failed_subjects_per_hour": func(c *Config) { c.Limits.FailedSubjectsPerHour = 0 },
+		"limits.renewals_per_second":      func(c *Config) { c.Limits.RenewalsPerSecond = 0 },
 		"log.level":                       func(c *Config) { c.Log.Level = "loud" },
 		"log.format":                      func(c *Config) { c.Log.Format = "xml" },
 		"timeouts.request":                func(c *Config) { c.Timeouts.Request = 0 },

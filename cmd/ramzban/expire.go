@@ -23,6 +23,11 @@ func (n *node) startJobs(ctx context.Context) {
 		carryOutApproved(ctx, n.service.Approved(), often.C, n.service.CarryOut, n.log)
 	})
 	n.jobs.Go(func() {
+		often := time.NewTicker(renewEvery)
+		defer often.Stop()
+		renewStored(ctx, often.C, n.service.Renew, n.log)
+	})
+	n.jobs.Go(func() {
 		minutely := time.NewTicker(skewEvery)
 		defer minutely.Stop()
 		n.skew.watch(ctx, minutely.C, n.log)

@@ -105,7 +105,7 @@ func (n *node) openService(ctx context.Context, registry *prometheus.Registry) (
 	service, err := keyservice.New(ctx, keyservice.Config{
 		HSM: n.hsm, Store: newMeasuredStore(registry, n.db, n.config.Store), Audit: log, Node: n.config.Node,
 		Profiles: n.config.profiles(), Uses: n.config.Uses, Guess: n.config.Guessing.Limits(),
-		FailedSubjects: n.config.Limits.FailedSubjectsPerHour, Clock: n.clock, Log: n.log, Observer: newDecisions(registry),
+		Renewal: keyservice.Renewal{PerSecond: n.config.Limits.RenewalsPerSecond}, FailedSubjects: n.config.Limits.FailedSubjectsPerHour, Clock: n.clock, Log: n.log, Observer: newDecisions(registry),
 		Persons: n.persons,
 	})
 	if err != nil {

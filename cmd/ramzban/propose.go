@@ -33,36 +33,41 @@ func proposerFlags(c *cobra.Command, o *officer) {
 // propose signs a proposal with the officer's own key, hands it in, and tells what must happen next. parameters is what the
 // action takes, a struct with JSON names.
 func (o officer) propose(ctx context.Context, w io.Writer, action string, parameters func(wire.ProposalsAnswer) (any, error)) error {
+	_, err := o.proposed(ctx, w, action, parameters)
+	return err
+}
+
+// proposed is propose for who goes on with the proposal.
+func (o officer) proposed(ctx context.Context, w io.Writer, action string, parameters func(wire.ProposalsAnswer) (any, error)) (made wire.Proposal, err error) {
 	api, err := openClient(o.options)
 	if err != nil {
-		return err
+		return made, err
 	}
 	defer api.Close()
 	now, err := api.Proposals(ctx)
 	if err != nil {
-		return fmt.Errorf("asking for the installation: %w", explainCall(err))
+		return made, fmt.Errorf("asking for the installation: %w", explainCall(err))
 	}
 	what, err := parameters(now)
 	if err != nil {
-		return err
+		return made, err
 	}
 	document, err := newProposal(now.Installation, action, what, now.Caller, o.life)
 	if err != nil {
-		return err
+		return made, err
 	}
 	signed, err := o.sign(document)
 	if err != nil {
-		return err
+		return made, err
 	}
-	made, err := api.Propose(ctx, signed)
-	if err != nil {
-		return fmt.Errorf("proposing: %w", explainCall(err))
+	if made, err = api.Propose(ctx, signed); err != nil {
+		return made, fmt.Errorf("proposing: %w", explainCall(err))
 	}
 	if err := printProposal(w, made); err != nil {
-		return err
+		return made, err
 	}
 	_, err = fmt.Fprintf(w, "\nAnother officer approves it with `ramzban approvals approve %s`.\n", shortID(made.ID))
-	return err
+	return made, err
 }
 
 // newProposal makes the document of a proposal.

@@ -10,8 +10,8 @@ import (
 // rootCommand joins the subcommands. Errors are printed by main alone, on one line and without the usage text.
 func rootCommand() *cobra.Command {
 	root := group("ramzban", "Hardware-backed OTP key service for banks",
-		serveCommand(), configCommand(), ceremonyCommand(), approvalsCommand(), officersCommand(), auditCommand(),
-		tokensCommand(), deviceCommand(), storeCommand(), devCommand(), witnessCommand(), versionCommand())
+		serveCommand(), configCommand(), ceremonyCommand(), keysCommand(), rotationsCommand(), approvalsCommand(), officersCommand(),
+		auditCommand(), tokensCommand(), deviceCommand(), storeCommand(), devCommand(), witnessCommand(), versionCommand())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		what, _, _ := strings.Cut(err.Error(), ": strconv.") // what Go calls it tells no operator anything

@@ -321,7 +321,7 @@ func TestHungHSMEndsTheService(t *testing.T) {
 	log, err := newLog(d.config.Log, io.Discard)
 	require.NoError(t, err)
 	d.config.Timeouts.Comparison = seconds(7)
-	d.config.Limits = LimitsConfig{RequestsPerSecond: 1, RequestsAtOnce: 2, DenialsPerSecond: 3, DenialsAtOnce: 4, FailedSubjectsPerHour: 5}
+	d.config.Limits = LimitsConfig{RequestsPerSecond: 1, RequestsAtOnce: 2, DenialsPerSecond: 3, DenialsAtOnce: 4, FailedSubjectsPerHour: 5, RenewalsPerSecond: 6}
 	n := newNode(d.config, log)
 	require.NoError(t, n.start(t.Context()))
 	t.Cleanup(func() { _ = n.stop(nil) })
