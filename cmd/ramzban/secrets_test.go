@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -16,8 +17,8 @@ import (
 	"ramzban/api/wire"
 )
 
-// What customers type and are sent stands in no file of the service: not in its database, its log (which tells all it can)
-// or its metrics; whether it was right, wrong or in the wrong place.
+// What customers type and are sent stands in no file of the service: not in its database, its log (which tells all it can),
+// its metrics or the exported audit log; whether it was right, wrong or in the wrong place.
 func TestCustomersSecretsStandInNoFile(t *testing.T) {
 	s := startService(t)
 	require.NoError(t, s.terminate())
@@ -32,6 +33,7 @@ func TestCustomersSecretsStandInNoFile(t *testing.T) {
 		"payee": testCard(32)}
 	serial := s.useSecrets(t, secrets)
 	s.misplaceSecrets(t, serial, secrets)
+	s.exportAll(t, filepath.Join(s.dir, "archive"))
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "metrics"), s.metrics(t), 0o600))
 	require.NoError(t, s.terminate())
 
@@ -40,6 +42,18 @@ func TestCustomersSecretsStandInNoFile(t *testing.T) {
 		require.GreaterOrEqual(t, len(secret), 6, name)
 		require.Empty(t, filesWith(t, s.dir, secret), name)
 	}
+}
+
+// exportAll exports all that was decided until now.
+func (s *service) exportAll(t *testing.T, dir string) {
+	t.Helper()
+	logs, err := s.as("auditor").AuditLogs(t.Context())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		var l exportedLog
+		require.NoError(t, json.Unmarshal([]byte(s.audit(t, "export", "--out", dir, "--json")), &l))
+		return l.Entries >= logs.Logs[0].Entries
+	}, startLimit, 200*time.Millisecond)
 }
 
 // useSecrets plays a customer with both kinds of token, adds the codes and passwords to the secrets, and returns the
