@@ -1,8 +1,10 @@
 package keyservice
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/seed"
@@ -14,22 +16,29 @@ type AuditKey struct {
 	audit.PublicKey
 }
 
-// versionedAuditKeys are those that the HSM has.
+// versionedAuditKeys are those that the HSM has, and those that the key ring tells of: what a destroyed version signed
+// can be checked as long as its public half is known.
 func (s *Service) versionedAuditKeys(ctx context.Context) ([]AuditKey, error) {
 	all, err := s.HSM.Keys(ctx)
 	if err != nil {
 		return nil, err
 	}
+	for _, v := range s.ring.Load().Versions {
+		all = append(all, seed.MasterKey{Key: v.Key, Public: v.Public})
+	}
 	var keys []AuditKey
 	for _, k := range all {
-		if k.Key.Label != auditLabel {
+		if k.Key.Label != auditLabel || len(k.Public) == 0 {
 			continue
 		}
-		key, err := audit.ParsePublicKey(k.Public)
+		public, err := audit.ParsePublicKey(k.Public)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", k.Key, err)
 		}
-		keys = append(keys, AuditKey{k.Key.Version, key})
+		key := AuditKey{k.Key.Version, public}
+		if !slices.ContainsFunc(keys, func(o AuditKey) bool { return o.Version == key.Version && bytes.Equal(o.DER(), key.DER()) }) {
+			keys = append(keys, key)
+		}
 	}
 	return keys, nil
 }

@@ -57,7 +57,8 @@ type keyVersion struct {
 	Key    seed.KeyRef `cbor:"1,keyasint"`
 	Status KeyStatus   `cbor:"2,keyasint"`
 	KCV    []byte      `cbor:"3,keyasint"`
-	Since  int64       `cbor:"4,keyasint"` // Unix milliseconds, when it got this status
+	Since  int64       `cbor:"4,keyasint"`           // Unix milliseconds, when it got this status
+	Public []byte      `cbor:"5,keyasint,omitempty"` // DER SubjectPublicKeyInfo of a key pair: it outlives the key
 }
 
 // find returns a version; nil if the ring does not know it.
@@ -352,7 +353,7 @@ func (s *Service) firstRing(ctx context.Context) (r ring, host []byte, err error
 	}
 	now := s.Clock().UnixMilli()
 	for i, key := range keys {
-		v := keyVersion{Key: key.Key, Status: KeyReadable, KCV: key.KCV, Since: now}
+		v := keyVersion{Key: key.Key, Status: KeyReadable, KCV: key.KCV, Since: now, Public: key.Public}
 		if i+1 == len(keys) || keys[i+1].Key.Label != key.Key.Label {
 			v.Status = KeyActive
 		}

@@ -2,6 +2,10 @@ package keyservice
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -106,4 +110,33 @@ func TestNothingUnderARetiredVersionIsWritten(t *testing.T) {
 	}
 	_, err := w.Suspend(context.Background(), branch, p.serial)
 	require.NoError(t, err)
+}
+
+// What a destroyed version of the audit key signed can still be checked: its public half stays.
+func TestThePublicHalfOfAnAuditKeyOutlivesIt(t *testing.T) {
+	w := newWorld(t)
+	before, err := w.AuditKeys(context.Background(), auditor)
+	require.NoError(t, err)
+	require.Len(t, before, 1)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	require.NoError(t, err)
+	seen := w.ring.Load()
+	d, err := w.changedRing(context.Background(), seen, func(r *ring) error {
+		gone := seed.KeyRef{Label: auditLabel, Version: 9}
+		r.add(seed.MasterKey{Key: gone, Public: der})
+		r.find(gone).Status = KeyDestroyed
+		return nil
+	})
+	require.NoError(t, err)
+	_, err = w.commit(context.Background(), itself, "keys.test", d)
+	require.NoError(t, err)
+	_, err = w.refreshRing(context.Background(), seen)
+	require.NoError(t, err)
+	after, err := w.AuditKeys(context.Background(), auditor)
+	require.NoError(t, err)
+	require.Len(t, after, 2)
+	require.EqualValues(t, 9, after[1].Version)
+	require.Equal(t, der, after[1].DER())
 }

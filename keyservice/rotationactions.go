@@ -170,7 +170,7 @@ func (r *ring) add(key seed.MasterKey) {
 			at = i + 1
 		}
 	}
-	r.Versions = slices.Insert(r.Versions, at, keyVersion{Key: key.Key, KCV: key.KCV})
+	r.Versions = slices.Insert(r.Versions, at, keyVersion{Key: key.Key, KCV: key.KCV, Public: key.Public})
 }
 
 func (s *Service) checkRetirement(ctx context.Context, p approval.Proposal) (*Error, error) {
