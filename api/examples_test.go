@@ -118,6 +118,9 @@ func TestAnswerExamplesFit(t *testing.T) {
 			if code >= "400" {
 				continue
 			}
+			if _, file := r.Content["application/octet-stream"]; file {
+				continue // bytes that only the HSM reads
+			}
 			for _, text := range shownIn(t, r.Content) {
 				for _, m := range r.Content {
 					checkAnswer(t, op.ID, m.Schema, text)

@@ -249,3 +249,11 @@ func (r *recorder) Challenge(ctx context.Context, c authz.Caller, in keyservice.
 func (r *recorder) MayIssue(ctx context.Context, c authz.Caller) error {
 	return r.note(ctx, "may-issue", c, nil)
 }
+
+// TakeBackup only refuses: what a backup writes, the real service must say.
+func (r *recorder) TakeBackup(ctx context.Context, c authz.Caller) (*keyservice.Backup, error) {
+	if err := r.note(ctx, "backup", c, nil); err != nil {
+		return nil, err
+	}
+	return nil, &keyservice.Error{Code: keyservice.CodeBusy, Detail: "one at a time"}
+}

@@ -32,6 +32,7 @@ type Service interface {
 	ImportKey(ctx context.Context, c authz.Caller) ([]byte, error)
 	Challenge(ctx context.Context, c authz.Caller, r keyservice.ChallengeRequest) (keyservice.Challenge, error)
 	Verify(ctx context.Context, c authz.Caller, r keyservice.VerifyRequest) (keyservice.Verdict, error)
+	TakeBackup(ctx context.Context, c authz.Caller) (*keyservice.Backup, error)
 	AuditLogs(ctx context.Context, c authz.Caller) ([]keyservice.AuditLog, error)
 	AuditEntries(ctx context.Context, c authz.Caller, q keyservice.AuditQuery) (keyservice.AuditPage, error)
 	StreamAudit(ctx context.Context, c authz.Caller, q keyservice.AuditQuery) (keyservice.AuditStream, error)

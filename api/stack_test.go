@@ -116,6 +116,7 @@ func matrix(serial string) []matrixRow {
 		{"get /v1/import-key", authz.Activator, "", 200, ""},
 		{"post /v1/codes/{id}/collection", authz.Courier, "", 404, "code_not_found"},
 		{"post /v1/verifications", authz.Verifier, fmt.Sprintf(`{"serial":%q,"use":"second-pin","otp":"12345678"}`, serial), 200, ""},
+		{"post /v1/backups", authz.Operator, "", 200, ""},
 		{"get /v1/audit/entries", authz.Auditor, "", 200, ""},
 		{"get /v1/audit/logs", authz.Auditor, "", 200, ""},
 		{"get /v1/audit/comparison", authz.Auditor, "", 200, ""},

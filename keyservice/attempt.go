@@ -153,6 +153,8 @@ func unusable(t token, use string, transaction *otp.Transaction) Reason {
 	switch {
 	case t.Status != Active:
 		return ReasonNotActive
+	case t.state.Astray > 0:
+		return ReasonAstray
 	case !slices.Contains(t.Uses, use):
 		return ReasonNotConnected
 	case t.Policy.Signs && transaction == nil:

@@ -51,6 +51,9 @@ func (s *Service) propose(ctx context.Context, c authz.Caller, signed approval.S
 	if err != nil {
 		return v, d, paperwork(err), nil
 	}
+	if refusal, err = s.outdated(ctx, p.CreatedAt); refusal != nil || err != nil {
+		return v, d, refusal, err
+	}
 	if refusal, err = s.mayPropose(ctx, p, now); refusal != nil || err != nil {
 		return v, d, refusal, err
 	}

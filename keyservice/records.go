@@ -122,6 +122,8 @@ type state struct {
 	Challenges []challenge `cbor:"6,keyasint,omitempty"` // SMS passwords that were asked for, oldest first; at most three
 	Answered   *challenge  `cbor:"7,keyasint,omitempty"` // the one whose password was accepted last
 	Asked      []ask       `cbor:"8,keyasint,omitempty"` // by whom they were asked for, and how often
+
+	Astray int `cbor:"9,keyasint,omitempty"` // how many pairs of passwords must find its counter before it is known again
 }
 
 // challenge is an SMS password without the password: what it takes to make it again in the HSM.

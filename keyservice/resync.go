@@ -150,11 +150,30 @@ func (s *Service) missedPair(t token, tries budget) (ResyncVerdict, decision, er
 func (s *Service) synced(ctx context.Context, t token, now time.Time, factor uint64) (ResyncVerdict, decision, error) {
 	t.state.Drift = t.Policy.ResyncDrift(now, t.state.Drift, factor+1)
 	t.state.Next = factor + 2
+	if t.state.Astray > 1 {
+		return s.halfFound(t)
+	}
+	t.state.Astray = 0
 	d, err := s.forgiven(ctx, t)
 	if err != nil {
 		return ResyncVerdict{}, decision{}, err
 	}
 	return ResyncVerdict{Accepted: true, Drift: t.state.Drift}, d, s.putState(&d, &t)
+}
+
+// astrayPairs is how many pairs find a counter that a restore has lost. After the first one all that can be said is that
+// somebody has, or had, two passwords in a row: they may have been used after the backup. They are used up, and nothing is
+// accepted before two more follow, which is more than anyone has who saw one pair.
+const astrayPairs = 2
+
+// halfFound makes the verdict of a pair that is right, but not enough.
+func (s *Service) halfFound(t token) (ResyncVerdict, decision, error) {
+	t.state.Astray--
+	v, d, err := unsynced(t, ReasonAstray, 0)
+	if err != nil {
+		return v, d, err
+	}
+	return v, d, s.putState(&d, &t)
 }
 
 // forgiven makes the decision that forgives every miss of the token's uses, and those of resynchronising and activating.

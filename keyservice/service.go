@@ -62,6 +62,7 @@ type Service struct {
 	swept     atomic.Pointer[keyring]                 // whose destroyed keys this node's HSM has no more
 	stalled   atomic.Bool                             // the last commit was not written: nothing is looked at before one is
 	scan      sync.Mutex                              // held by the one comparison that may run
+	backingUp sync.Mutex                              // held by the one backup that may be taken
 	leaseTerm time.Duration
 	actions   map[string]executor // under dual control, by name
 	approved  chan struct{}       // see Approved
@@ -94,18 +95,16 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err := c.Guess.Validate(); err != nil {
 		return nil, fmt.Errorf("guess limits: %w", err)
 	}
-	sealed, err := lru.New[[sha256.Size]byte, struct{}](checkedSeals)
-	if err != nil {
-		return nil, fmt.Errorf("making the cache of checked seals: %w", err)
-	}
-	subjects, err := lru.New[string, seed.MACed](rememberedSubjects)
-	if err != nil {
-		return nil, fmt.Errorf("making the cache of subjects: %w", err)
-	}
-	s := &Service{Config: c, sealed: sealed, subjects: subjects, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
+	s := &Service{Config: c, failing: failingSubjects{limit: c.FailedSubjects}, leaseTerm: leaseTerm}
 	s.approved, s.actions = make(chan struct{}, 1), s.executors()
+	if err := s.prepare(); err != nil {
+		return nil, err
+	}
 	if err := s.openRing(ctx); err != nil {
 		return nil, fmt.Errorf("opening the key ring: %w", err)
+	}
+	if err := s.requireOpenLog(ctx); err != nil {
+		return nil, err
 	}
 	if err := s.findHead(ctx); err != nil {
 		return nil, fmt.Errorf("finding the end of the audit log: %w", err)
@@ -114,6 +113,17 @@ func New(ctx context.Context, c Config) (*Service, error) {
 		return nil, fmt.Errorf("naming the first officers: %w", err)
 	}
 	return s, nil
+}
+
+// prepare makes the caches.
+func (s *Service) prepare() (err error) {
+	if s.sealed, err = lru.New[[sha256.Size]byte, struct{}](checkedSeals); err != nil {
+		return fmt.Errorf("making the cache of checked seals: %w", err)
+	}
+	if s.subjects, err = lru.New[string, seed.MACed](rememberedSubjects); err != nil {
+		return fmt.Errorf("making the cache of subjects: %w", err)
+	}
+	return nil
 }
 
 // findHead finds where this node's log goes on.

@@ -143,6 +143,15 @@ func (w *world) targets() map[string]target {
 	hardware.become(Pending)
 	add("hardware", hardware.serial, func() error { return second(w.Token(context.Background(), branch, hardware.serial)) })
 
+	lost := w.enrol(card(8), "counter-6") // whose counter a restore has lost
+	astray, err := w.load(context.Background(), lost.serial)
+	require.NoError(w.t, err)
+	astray.state.Astray = astrayPairs
+	row, err := w.stateRow(&astray)
+	require.NoError(w.t, err)
+	w.attack([]store.Put{row})
+	add("astray", lost.serial, func() error { return second(w.Token(context.Background(), branch, lost.serial)) })
+
 	open, other := w.issued(card(7), "offline-60"), w.newPhone(1)
 	own := other.nameless(card(7), w.code(open))
 	require.Equal(w.t, CodeActivationWrong, CodeOf(w.activating(other.nameless(card(7), wrongCode(own.Code)))))

@@ -44,7 +44,12 @@ func (s *Service) loadRows(ctx context.Context, serial string) (token, error) {
 	if err := s.ring.Load().readable(r.keys()); err != nil {
 		return token{}, &tampered{what: "token record", err: err}
 	}
-	st, err := unmac[state](s, items[1], "token state")
+	return s.tokenOf(r, items[1])
+}
+
+// tokenOf joins a record with its state.
+func (s *Service) tokenOf(r record, it store.Item) (token, error) {
+	st, err := unmac[state](s, it, "token state")
 	if err != nil {
 		return token{}, err
 	}
@@ -52,7 +57,7 @@ func (s *Service) loadRows(ctx context.Context, serial string) (token, error) {
 		return token{}, &tampered{what: "token state", err: errors.New("record and state are not of the same revision")}
 	}
 	// Whoever writes the record writes the state with it: save does. So the state's version stands for both.
-	return token{record: r, state: st, require: requireItems(items[1:])}, nil
+	return token{record: r, state: st, require: requireItems([]store.Item{it})}, nil
 }
 
 func requireItems(items []store.Item) []store.Require {

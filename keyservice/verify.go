@@ -39,6 +39,7 @@ const (
 	ReasonNotActive    Reason = "not_active"          // issued, pending, suspended or deactivated
 	ReasonNotBound     Reason = "not_bound"           // genuine, but bound to no transaction, and the token's policy wants it to be; used up
 	ReasonUnsigned     Reason = "transaction_missing" // the token signs transactions, and none was given; not looked at
+	ReasonAstray       Reason = "resync_needed"       // since a restore its counter is not known: two resynchronisations find it; not looked at
 	ReasonThrottled    Reason = "throttled"           // too many misses: wait; the password was not looked at
 	ReasonLocked       Reason = "locked"              // the guess budget is spent; the password was not looked at
 )

@@ -138,6 +138,9 @@ func (s *Service) CheckAnchor(ctx context.Context, note []byte) error {
 		return storeError(err)
 	}
 	if stored.Tree.N < anchor.Tree.N || end < uint64(anchor.Tree.N) {
+		if declared, err := s.declared(ctx, node, anchor.Tree); err != nil || declared {
+			return err
+		}
 		return fmt.Errorf("%w: on %s %d entries of %s were signed, and it has %d of them", ErrRollback,
 			anchor.Time.Format("2006-01-02 15:04:05 UTC"), anchor.Tree.N, node, min(uint64(stored.Tree.N), end))
 	}

@@ -172,7 +172,7 @@ type Audit struct {
 // VerificationAnswer is the verdict. A refused password is not an HTTP error.
 type VerificationAnswer struct {
 	Result            string `json:"result" enum:"accepted,refused" doc:"The verdict"`
-	Reason            string `json:"reason,omitempty" enum:"mismatch,already_used,not_connected,not_active,not_bound,transaction_missing,throttled,locked" doc:"Why it was refused"`
+	Reason            string `json:"reason,omitempty" enum:"mismatch,already_used,not_connected,not_active,not_bound,transaction_missing,resync_needed,throttled,locked" doc:"Why it was refused"`
 	Serial            string `json:"serial,omitempty" doc:"The token; none when a subject was named and nothing matched" example:"402519938466"`
 	Kind              string `json:"kind,omitempty" enum:"offline,sms" doc:"What matched"`
 	Bound             bool   `json:"bound" doc:"Whether the password was bound to a transaction"`
@@ -206,7 +206,7 @@ type ResyncRequest struct {
 type ResyncAnswer struct {
 	Serial            string `json:"serial" doc:"The token" example:"402519938466"`
 	Result            string `json:"result" enum:"accepted,refused" doc:"accepted: clock or counter are known again, and the token's uses are unlocked"`
-	Reason            string `json:"reason,omitempty" enum:"mismatch,not_active,throttled,locked" doc:"Why it was refused"`
+	Reason            string `json:"reason,omitempty" enum:"mismatch,not_active,resync_needed,throttled,locked" doc:"Why it was refused"`
 	DriftSeconds      int    `json:"drift_seconds" doc:"Learnt clock drift of the device, in seconds; positive: its clock is ahead"`
 	RetryAfterSeconds int    `json:"retry_after_seconds,omitempty" minimum:"0" doc:"When throttled or locked: how long no passwords are looked at here"`
 	Audit             Audit  `json:"audit" doc:"Where the decision stands in the audit log"`

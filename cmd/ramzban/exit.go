@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ramzban/hsm"
+	"ramzban/keyservice/backup"
 	"ramzban/keyservice/store/badgerstore"
 	"ramzban/keyservice/store/transfer"
 )
@@ -41,7 +42,7 @@ func exitStatus(err error) int {
 	if errors.Is(err, transfer.ErrRefused) || errors.Is(err, hsm.ErrRefused) {
 		return exitConfig
 	}
-	if errors.Is(err, errNotSigned) {
+	if errors.Is(err, errNotSigned) || errors.Is(err, backup.ErrDamaged) {
 		return exitDamaged
 	}
 	for _, e := range exits {

@@ -31,9 +31,10 @@ var mayImport = map[string][]string{
 	"keyservice/store/storetest":        {"keyservice/store"},
 	"keyservice/store/transfer":         {"keyservice/store"},
 	"keyservice/audit":                  {"keyservice/store"},
+	"keyservice/backup":                 {"keyservice/seed", "keyservice/store"},
 	"keyservice/audit/archive":          {"keyservice/audit", "keyservice/store"},
 	"keyservice/witness":                {"keyservice/audit"},
-	"keyservice":                        {"keyservice/audit", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed", "keyservice/store"},
+	"keyservice":                        {"keyservice/audit", "keyservice/audit/archive", "keyservice/backup", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed", "keyservice/store"},
 	"hsm/profile":                       {"keyservice/seed"},
 	"hsm":                               {"hsm/profile", "keyservice/seed"},
 	"softhsm":                           {"hsm", "hsm/profile", "keyservice/seed"},
@@ -43,7 +44,7 @@ var mayImport = map[string][]string{
 	"api":                               {"api/wire", "keyservice", "keyservice/audit", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed"},
 	"cmd/ramzban/failover":              {},
 	"cmd/ramzban": {"api", "api/client", "hsm", "hsm/profile", "keyservice", "keyservice/audit", "keyservice/audit/archive", "keyservice/authz", "keyservice/authz/approval",
-		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "keyservice/store/transfer", "keyservice/witness", "softhsm", "api/wire"},
+		"keyservice/otp", "keyservice/seed", "keyservice/store", "keyservice/store/badgerstore", "keyservice/store/pgstore", "keyservice/store/pgstore/pgserver", "keyservice/store/transfer", "keyservice/backup", "keyservice/witness", "softhsm", "api/wire"},
 }
 
 // onlyIn lists libraries that one package alone may import, so that it can be replaced.
@@ -57,6 +58,7 @@ var onlyIn = map[string]string{
 	"github.com/spf13/cobra":           "cmd/ramzban",
 	"github.com/goccy/go-yaml":         "cmd/ramzban",
 	"github.com/vbauerster/mpb":        "cmd/ramzban",
+	"filippo.io/age":                   "keyservice/backup",
 }
 
 // standardOnly are the leaves.

@@ -11,7 +11,7 @@ import (
 func rootCommand() *cobra.Command {
 	root := group("ramzban", "Hardware-backed OTP key service for banks",
 		serveCommand(), configCommand(), ceremonyCommand(), keysCommand(), rotationsCommand(), approvalsCommand(), officersCommand(),
-		auditCommand(), tokensCommand(), deviceCommand(), storeCommand(), devCommand(), witnessCommand(), versionCommand())
+		auditCommand(), tokensCommand(), deviceCommand(), storeCommand(), backupCommand(), restoreCommand(), devCommand(), witnessCommand(), versionCommand())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		what, _, _ := strings.Cut(err.Error(), ": strconv.") // what Go calls it tells no operator anything

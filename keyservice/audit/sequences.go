@@ -59,6 +59,15 @@ func (s *Sequences) joinNext(i int) (back bool) {
 	return back
 }
 
+// declare closes all gaps before a number: a restore has said that the entries which told of those writes are lost.
+func (s *Sequences) declare(number uint64) {
+	if number < 2 || s.End().Last >= number-1 && len(*s) == 1 && (*s)[0].First == 1 {
+		return
+	}
+	end := s.End()
+	*s = Sequences{{First: 1, Last: max(end.Last, number-1), High: end.High, Begun: end.Begun, Time: end.Time}}
+}
+
 // End is the last run; the zero run if there is none.
 func (s Sequences) End() Run {
 	if len(s) == 0 {
@@ -128,8 +137,21 @@ type Tokens map[string]*Writes
 // Contradiction is a token of which an entry says what another one rules out.
 type Contradiction struct{ Serial, What string }
 
+// What the entries of a restore say of tokens.
+const (
+	RestoredTokens = "restore.tokens"    // action: what tokens have become
+	RestoredGone   = "restore.gone"      // action: tokens that are not there any more, though the log tells of them
+	EntriesLost    = "entries were lost" // reason: not all of what was written before is known
+)
+
 // Remember takes note of what an entry says about tokens, and returns what is wrong with that.
 func (t Tokens) Remember(e Entry) (found []Contradiction) {
+	if e.Action == RestoredGone {
+		for _, p := range e.Also {
+			delete(t, p.Serial)
+		}
+		return nil
+	}
 	about := []Entry{e}
 	for _, p := range e.Also {
 		about = append(about, Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State, Time: e.Time})
@@ -142,6 +164,10 @@ func (t Tokens) Remember(e Entry) (found []Contradiction) {
 		if !known {
 			w = &Writes{Budgets: map[string]*Sequences{}}
 			t[a.Serial] = w
+		}
+		if e.Action == RestoredTokens && e.Reason == EntriesLost {
+			w.Revisions.declare(a.Revision)
+			w.States.declare(a.State)
 		}
 		if what := w.Add(a); what != "" {
 			found = append(found, Contradiction{a.Serial, what})

@@ -24,7 +24,7 @@ const (
 	Verifier  Role = "verifier"  // verifies passwords, asks for SMS passwords
 	Officer   Role = "officer"   // the key ceremony, rotation, approvals
 	Auditor   Role = "auditor"   // reads and checks the audit log
-	Operator  Role = "operator"  // health and metrics
+	Operator  Role = "operator"  // health and metrics, and backups, which only the HSM opens
 )
 
 // Roles lists all of them.
@@ -59,6 +59,7 @@ const (
 	ReadAudit       Action = "audit.read"
 	CompareAudit    Action = "audit.compare"
 	ReadMetrics     Action = "metrics.read"
+	TakeBackup      Action = "backup.take"
 	MakeProposal    Action = "proposal.make"
 	ApproveProposal Action = "proposal.approve"
 	EndProposal     Action = "proposal.withdraw"
@@ -79,7 +80,7 @@ var grants = map[Role][]Action{
 	Officer: {MakeProposal, ApproveProposal, EndProposal, ReadProposals, ReadKeys, ReadRotations, PauseRotation, ResumeRotation,
 		FeedSubjects},
 	Auditor:  {ReadAudit, CompareAudit},
-	Operator: {ReadMetrics},
+	Operator: {ReadMetrics, TakeBackup},
 }
 
 // Caller is who asks: a named client or person, and its roles. The zero Caller may do nothing.

@@ -12,7 +12,7 @@ func TestTheWholeMatrix(t *testing.T) {
 		IssueToken: {Issuer}, RenewCode: {Issuer}, ReadToken: {Issuer}, SuspendToken: {Issuer}, ResumeToken: {Issuer}, DeactivateToken: {Issuer},
 		CollectCode: {Courier}, ActivateToken: {Activator}, ConfirmToken: {Activator}, VerifyOTP: {Verifier},
 		SetUses: {Issuer}, SetPIN: {Issuer}, SetMobile: {Issuer}, RemoveToken: {Activator}, UnlockToken: {Issuer}, EndSubject: {Issuer}, ResyncToken: {Activator}, ReadImportKey: {Activator},
-		AskChallenge: {Verifier}, ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator},
+		AskChallenge: {Verifier}, ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator}, TakeBackup: {Operator},
 		MakeProposal: {Officer}, ApproveProposal: {Officer}, EndProposal: {Officer}, ReadProposals: {Officer},
 		ReadKeys: {Officer}, ReadRotations: {Officer}, PauseRotation: {Officer}, ResumeRotation: {Officer}, FeedSubjects: {Officer},
 	}

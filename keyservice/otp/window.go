@@ -112,3 +112,10 @@ func distance(s uint64, expected int64) int {
 	d := int64(s) - expected
 	return int(max(d, -d))
 }
+
+// Fence is the lowest time step of which no password can have been accepted until server time now, whatever was learnt of
+// the phone's clock: none begins before now, the most that a phone's clock may be ahead, and a password's validity.
+// Resynchronising reaches no further: there too the later password must come from a clock within DriftBound.
+func (p Policy) Fence(now time.Time) uint64 {
+	return uint64(max(p.step(now.Add(p.DriftBound+p.Validity-time.Millisecond))+1, 0))
+}

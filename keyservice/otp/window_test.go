@@ -59,3 +59,24 @@ func TestResyncPlanAfterTheLastStep(t *testing.T) {
 	require.Empty(t, timed().ResyncPlan(time.Now(), math.MaxUint64))
 	require.Empty(t, timed().ResyncPlan(time.Now(), math.MaxUint64-1))
 }
+
+// Whatever was accepted until now, or could be as one of a pair, is of a step below the fence; the fence's own step begins no
+// earlier than the drift bound and a validity from now.
+func TestNothingAcceptedUntilNowPassesTheFence(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := totps(t)
+		now := time.UnixMilli(rapid.Int64Range(1_000_000_000_000, 2_000_000_000_000).Draw(t, "now"))
+		bound := int64(p.DriftBound / time.Millisecond)
+		drift := time.Duration(rapid.Int64Range(-bound, bound).Draw(t, "drift")) * time.Millisecond
+		fence := p.Fence(now)
+		for _, step := range p.Plan(now, drift, 0) {
+			require.Less(t, step, fence)
+		}
+		for _, first := range p.ResyncPlan(now, 0) {
+			require.Less(t, first+1, fence)
+		}
+		begin := time.UnixMilli(int64(fence) * p.Period.Milliseconds())
+		require.False(t, begin.Before(now.Add(p.DriftBound+p.Validity)))
+		require.True(t, begin.Add(-p.Period).Before(now.Add(p.DriftBound+p.Validity)))
+	})
+}

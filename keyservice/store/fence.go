@@ -20,6 +20,7 @@ const (
 	Copying                     // a copy is being made of it
 	Moved                       // a copy has taken its place
 	Abandoned                   // a copy into it was given up; it is empty
+	Restoring                   // a backup is being restored into it
 )
 
 // ID tells databases apart, wherever they are. The zero value is none.
@@ -60,7 +61,7 @@ func DecodeFence(b []byte) (Fence, error) {
 	if err != nil {
 		return Fence{}, fmt.Errorf("the fence: %w", err)
 	}
-	if f.State > Abandoned {
+	if f.State > Restoring {
 		return Fence{}, fmt.Errorf("%w: the fence has the unknown state %d", ErrEncoding, f.State)
 	}
 	return f, nil
@@ -85,6 +86,8 @@ func (f Fence) String() string {
 		return fmt.Sprintf("it was moved to %s: serve from there, or from where that was moved since; to come back, copy from there to here with `ramzban store copy`", f.Where)
 	case Abandoned:
 		return "a copy into it was abandoned, and it is empty: serve from where the copy came from, or fill it with `ramzban store copy`"
+	case Restoring:
+		return fmt.Sprintf("%s is being restored into it: run the same `ramzban restore` again to finish that", f.Where)
 	}
 	return "a node may serve from it"
 }

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ramzban/hsm"
+	"ramzban/keyservice"
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/audit/archive"
+	"ramzban/keyservice/backup"
+)
+
+// restoreFlags say what is restored, where to, and who wants it.
+type restoreFlags struct {
+	config, backup, archive, proposal, approval string
+	list                                        string // file for the tokens that are not what they were
+	asJSON                                      bool
+}
+
+func restoreCommand() *cobra.Command {
+	var f restoreFlags
+	c := &cobra.Command{
+		Use:   "restore --config NEW.yaml --backup FILE --proposal FILE --approval FILE",
+		Short: "Make a new database out of a backup, as two officers have agreed",
+		Long: `Restores a backup into the new, empty database of a configuration, of either engine, with the installation's HSM. Two
+officers must have agreed on this file and on the anchor: see ` + "`ramzban restore parameters`" + `.
+
+Nothing that was used or ended after the backup lives again. With --archive, the exported audit log, every token is brought
+up to what the log says up to the anchor; without it, or if entries are missing there, all tokens start suspended. Passwords
+of every time step until now, plus the longest drift and validity, are refused: customers wait some minutes.
+
+` + restoreExits,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q: see `%s --help`", args[0], c.CommandPath())
+			}
+			keepFilesPrivate()
+			return f.run(c.Context(), c.OutOrStdout())
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&f.config, "config", "", "the configuration `FILE` whose database is made")
+	flags.StringVar(&f.backup, "backup", "", "`FILE` that `ramzban backup` wrote")
+	flags.StringVar(&f.archive, "archive", "", "`FOLDER` that `ramzban audit export` wrote")
+	flags.StringVar(&f.proposal, "proposal", "", "`FILE` with an officer's signed proposal")
+	flags.StringVar(&f.approval, "approval", "", "`FILE` with another officer's signed approval of it")
+	flags.StringVar(&f.list, "list", "", "`FILE` to write, one JSON line for each token that is not what it was")
+	flags.BoolVar(&f.asJSON, "json", false, "print JSON")
+	c.AddCommand(restoreParametersCommand())
+	return c
+}
+
+// restoreExits are the exit statuses and what they mean, for --help.
+const restoreExits = `Exit statuses:
+   0  the database is whole: start the nodes
+   1  it was refused, or cut short by an interruption, a server or a disk: until it ends well nobody can serve from there
+  65  the backup or a database is damaged`
+
+func (f restoreFlags) run(ctx context.Context, out io.Writer) error {
+	if f.config == "" || f.backup == "" || f.proposal == "" || f.approval == "" {
+		return errors.New("give --config, --backup, --proposal and --approval: see `ramzban restore --help`")
+	}
+	c, err := LoadConfig(f.config)
+	if err != nil {
+		return err
+	}
+	into, err := openForCopy(ctx, "--config", f.config, true)
+	if err != nil {
+		return err
+	}
+	defer into.Close()
+	var result keyservice.Restored
+	err = withHSM(ctx, c, func(h *hsm.HSM) (err error) {
+		result, err = f.restore(ctx, c, h, into)
+		return err
+	})
+	if err != nil {
+		return explainRestore(ctx, err)
+	}
+	if err := f.writeList(result.Changed); err != nil {
+		return err
+	}
+	return f.print(out, into, result)
+}
+
+// restore reads the files and restores.
+func (f restoreFlags) restore(ctx context.Context, c Config, h *hsm.HSM, into copied) (keyservice.Restored, error) {
+	var none keyservice.Restored
+	file, err := os.Open(f.backup)
+	if err != nil {
+		return none, err
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil {
+		return none, err
+	}
+	r := keyservice.Restore{HSM: h, File: file, Size: info.Size(), Node: c.Node, Into: into, Clock: time.Now}
+	if r.Persons, err = c.persons(); err != nil {
+		return none, err
+	}
+	if r.Proposal, err = readSigned(f.proposal); err != nil {
+		return none, err
+	}
+	if r.Approval, err = readSigned(f.approval); err != nil {
+		return none, err
+	}
+	if f.archive != "" {
+		if r.Archive, err = archive.NewReader(os.DirFS(f.archive)); err != nil {
+			return none, fmt.Errorf("%s: %w", f.archive, err)
+		}
+	}
+	return r.Run(ctx)
+}
+
+// persons are whose signatures count.
+func (c Config) persons() (keyservice.Persons, error) {
+	directory, err := c.directory()
+	if err != nil {
+		return keyservice.Persons{}, err
+	}
+	conf, revoked, err := c.API.tlsConfig(slog.New(slog.DiscardHandler), time.Now)
+	if err != nil {
+		return keyservice.Persons{}, err
+	}
+	p := keyservice.Persons{Directory: directory, Roots: conf.ClientCAs}
+	if revoked != nil {
+		p.Revoked = revoked.verifyChain
+	}
+	return p, nil
+}
+
+// explainRestore says what to do.
+func explainRestore(ctx context.Context, err error) error {
+	var e *keyservice.Error
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: run the same command again; until it ends well nobody can serve from there", errInterrupted)
+	case errors.Is(err, backup.ErrDamaged):
+		return fmt.Errorf("%w: take another backup", err)
+	case errors.As(err, &e):
+		return fmt.Errorf("not restored: %s", e.Detail)
+	}
+	return fmt.Errorf("not restored: %w", err)
+}
+
+func (f restoreFlags) writeList(changed []keyservice.TokenFate) error {
+	if f.list == "" {
+		return nil
+	}
+	return writeWhole(f.list, func(w io.Writer) error { return printJSON(w, changed) })
+}
+
+// restoreReport is what the command has done.
+type restoreReport struct {
+	Database     string                 `json:"database"`
+	Installation string                 `json:"installation"`
+	Proposal     string                 `json:"proposal"`
+	Taken        time.Time              `json:"backup_taken"`
+	Restored     time.Time              `json:"restored"`
+	Complete     bool                   `json:"complete"`
+	Rows         uint64                 `json:"rows"`
+	Entries      uint64                 `json:"entries_put_back"`
+	Tokens       int                    `json:"tokens"`
+	Suspended    int                    `json:"suspended"`
+	Gone         int                    `json:"gone"`
+	Unreadable   int                    `json:"unreadable"`
+	Closed       []keyservice.ClosedLog `json:"closed_logs,omitempty"`
+}
+
+func (f restoreFlags) print(out io.Writer, into copied, r keyservice.Restored) error {
+	report := restoreReport{
+		into.Name(), r.Installation, r.Proposal, r.TakenAt, r.Now, r.Complete, r.Rows, r.Entries, r.Tokens, r.Suspended, r.Gone, r.Unreadable, r.Closed,
+	}
+	if f.asJSON {
+		return json.NewEncoder(out).Encode(report)
+	}
+	return report.print(out, f)
+}
+
+func (r restoreReport) print(out io.Writer, f restoreFlags) error {
+	how := "Nothing is missing: every token is what the log says, up to the anchor."
+	if !r.Complete {
+		how = "ENTRIES ARE LOST: every token that lived is suspended. Look at what your own\nbooks say of each before it is resumed. Counters take two resynchronisations."
+	}
+	text := fmt.Sprintf("Restored the backup of %s\nto %s.\n\n%s\n\n%12d  rows\n%12d  audit entries put back\n%12d  tokens written anew\n%12d  of them suspended\n"+
+		"%12d  tokens gone: issue new ones\n%12d  tokens whose rows fail their check\n",
+		r.Taken.Format(time.RFC3339), r.Database, how, r.Rows, r.Entries, r.Tokens, r.Suspended, r.Gone, r.Unreadable)
+	for _, l := range r.Closed {
+		text += fmt.Sprintf("\nThe log of node %s ends with entry %d: no node may have this name any more.\n", l.Node, l.Entries)
+	}
+	if f.list == "" && r.Suspended+r.Gone+r.Unreadable > 0 {
+		text += "\nWhich tokens these are stands in the log, and in what --list FILE writes.\n"
+	}
+	text += fmt.Sprintf("\nNext: start the nodes with the configuration %s.\n", f.config)
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+// digestOf is the SHA-256 of a file, in hexadecimal.
+func digestOf(f *os.File) (string, error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, 1<<62)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+func restoreParametersCommand() *cobra.Command {
+	var file string
+	var anchors, keys []string
+	c := &cobra.Command{
+		Use:   "parameters --backup FILE --anchor FILE … --key FILE",
+		Short: "Print what two officers sign to have a backup restored",
+		Long: "Prints the parameters of a proposal to restore, for `ramzban approvals sign --action restore --parameters`: the backup's\n" +
+			"SHA-256, and of each node the newest checkpoint that a witness holds. A log without an anchor counts as cut.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			p, err := restoreParameters(file, anchors, keys)
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(c.OutOrStdout()).Encode(p)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&file, "backup", "", "`FILE` that `ramzban backup` wrote")
+	f.StringArrayVar(&anchors, "anchor", nil, "`FILE` with a checkpoint that a witness holds; once for each node")
+	f.StringArrayVar(&keys, "key", nil, "`FILE` with public audit keys (PEM), from where you trust it")
+	return c
+}
+
+func restoreParameters(file string, anchors, keys []string) (p keyservice.RestoreParameters, err error) {
+	if file == "" || len(anchors) > 0 && len(keys) == 0 {
+		return p, errors.New("give --backup, and for every --anchor the --key that it is checked with")
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return p, err
+	}
+	defer func() { _ = f.Close() }()
+	if p.Backup, err = digestOf(f); err != nil {
+		return p, err
+	}
+	p.Anchor = []keyservice.Anchor{}
+	if len(anchors) == 0 {
+		return p, nil
+	}
+	trusted, err := readKeys(keys)
+	if err != nil {
+		return p, err
+	}
+	for _, name := range anchors {
+		a, err := readAnchor(name, trusted)
+		if err != nil {
+			return p, fmt.Errorf("%s: %w", name, err)
+		}
+		p.Anchor = append(p.Anchor, a)
+	}
+	return p, nil
+}
+
+func readAnchor(name string, keys []audit.PublicKey) (keyservice.Anchor, error) {
+	note, err := os.ReadFile(name)
+	if err != nil {
+		return keyservice.Anchor{}, err
+	}
+	installation, node, err := audit.OriginOf(note)
+	if err != nil {
+		return keyservice.Anchor{}, err
+	}
+	c, err := audit.OpenCheckpoint(note, audit.Origin(installation, node), keys)
+	return keyservice.Anchor{Node: node, Size: uint64(c.Tree.N), Root: c.Tree.Hash.String()}, err
+}
