@@ -123,9 +123,21 @@ func (s *Service) census(ctx context.Context) (census, error) {
 		return census{}, storeError(err)
 	}
 	defer snap.Close()
+	return s.countIn(ctx, snap)
+}
+
+func (s *Service) countIn(ctx context.Context, snap store.Snapshot) (census, error) {
 	c := census{dependents: map[seed.KeyRef]Dependents{}}
-	err = scanBut(ctx, snap, logRows, "", func(it store.Item) error {
-		c.add(it)
+	signers, err := s.versionedAuditKeys(ctx)
+	if err != nil {
+		return census{}, err
+	}
+	err = scanBut(ctx, snap, []string{string(audit.Prefix), string(audit.TreePrefix)}, "", func(it store.Item) error {
+		if node, is := strings.CutPrefix(string(it.Key), string(audit.CheckpointPrefix)); is {
+			c.note("checkpoint", signedBy(it.Value, s.origin(node), signers))
+		} else {
+			c.add(it)
+		}
 		return nil
 	})
 	if err != nil {
@@ -142,6 +154,11 @@ func (c *census) add(it store.Item) {
 		c.unreadable++
 		return
 	}
+	c.note(kind, keys)
+}
+
+// note counts a row that depends on these versions.
+func (c *census) note(kind string, keys []seed.KeyRef) {
 	seen := map[seed.KeyRef]bool{}
 	for _, key := range keys {
 		if seen[key] {
@@ -158,14 +175,24 @@ func (c *census) add(it store.Item) {
 // kindsOfRows names the rows by how their keys begin. Those that are not named here are under the state MAC, like most.
 var kindsOfRows = map[string]string{
 	"t/": recordRow, "s/": "token state", "b/": "guess budget", "l/": "live token", "c/": "code", "i/": idempotencyRow,
-	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "f/": feedRow, "p/": proposalRow, "o/": officersRow,
+	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "u/": feedRow, "p/": proposalRow, "o/": officersRow, "f/": beginningRow,
 }
 
 const recordRow = "token record"
 
-// The logs' own rows carry no seal and no state MAC: entries are under a key that no rotation changes, and checkpoints
-// are checked with public keys.
-var logRows = []string{string(audit.Prefix), "m/", "n/"}
+// signedBy says which version of the audit key signed a node's newest checkpoint: whoever looks where that node's log ended
+// needs its public half.
+func signedBy(note []byte, origin string, signers []AuditKey) []seed.KeyRef {
+	for _, k := range signers {
+		if _, err := audit.OpenCheckpoint(note, origin, []audit.PublicKey{k.PublicKey}); err == nil {
+			return []seed.KeyRef{{Label: auditLabel, Version: k.Version}}
+		}
+	}
+	return nil
+}
+
+// The logs' own rows carry no seal and no state MAC: entries are under a key that no rotation changes.
+var logRows = []string{string(audit.Prefix), string(audit.TreePrefix), string(audit.CheckpointPrefix)}
 
 // dependsOn says what a row is, and which versions of master keys it needs. It does not check the row: one that was
 // changed depends on what it says.

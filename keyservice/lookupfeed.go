@@ -41,7 +41,7 @@ type FedResult struct {
 	Malformed []int // indexes of what is no subject; the others were fed all the same
 }
 
-func feedKey(id string) store.Key { return store.Key("f/" + id) }
+func feedKey(id string) store.Key { return store.Key("u/" + id) }
 
 const feedRow = "subject feed" // as errors name it
 

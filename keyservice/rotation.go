@@ -28,7 +28,8 @@ import (
 //   - digest: activation codes and idempotency rows name their version. They cannot be made anew; they go by themselves
 //     within three days, and the rotation waits for that.
 //   - derive: nothing stored needs the old version: a seed is at rest under the wrapping key, and is never derived again.
-//   - audit: the next checkpoint is signed by the new key; older ones are checked with the old key's public half.
+//   - audit: the next checkpoint of each node is signed by the new key; the rotation waits until that has been. Older
+//     ones are checked with the old key's public half, which the export keeps.
 //   - import: makers wrap to the new key from now on. A file that was wrapped to the old one needs it until it is imported.
 //   - backup: the next backup is under the new key. Those made before need the old one as long as they are kept, and no
 //     count finds them, because they are not in the database.

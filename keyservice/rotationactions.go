@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz/approval"
@@ -309,7 +308,7 @@ func (s *Service) condemn(ctx context.Context, x *execution, key seed.KeyRef) (r
 		if refusal = destructible(ring, key); refusal != nil {
 			return decision{}, refusal
 		}
-		found, err := s.census(ctx)
+		found, asOf, err := s.countedAsOf(ctx)
 		if err != nil {
 			return decision{}, err
 		}
@@ -321,7 +320,7 @@ func (s *Service) condemn(ctx context.Context, x *execution, key seed.KeyRef) (r
 		}
 		d, err := s.changedStatus(ctx, ring, key, KeyDestroyed)
 		d.entry.Outcome = audit.Begun
-		d.entry.Detail = fmt.Sprintf("%s will be destroyed: none of %d rows depends on it; as of %s", key, found.rows, s.asOf())
+		d.entry.Detail = fmt.Sprintf("%s will be destroyed: none of %d rows depends on it, %s", key, found.rows, asOf)
 		return d, err
 	})
 	if refusal != nil {
@@ -330,9 +329,24 @@ func (s *Service) condemn(ctx context.Context, x *execution, key seed.KeyRef) (r
 	return nil, err
 }
 
-// asOf says up to where the logs were when something was counted.
-func (s *Service) asOf() string {
-	return fmt.Sprintf("entry %d of %s, %s", s.head.Load(), s.Node, s.Clock().UTC().Format(time.RFC3339))
+// countedAsOf counts what depends on the keys, and says as of which signed checkpoint of this node's log: the newest one
+// of the same moment.
+func (s *Service) countedAsOf(ctx context.Context) (found census, asOf string, err error) {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return census{}, "", storeError(err)
+	}
+	defer snap.Close()
+	signed, err := s.storedCheckpoint(ctx, snap, s.Node, nil)
+	if err != nil {
+		return census{}, "", err
+	}
+	asOf = "no checkpoint of " + s.Node + " was signed before"
+	if signed.row.Version != 0 {
+		asOf = fmt.Sprintf("as of checkpoint %d of %s, %s", signed.Tree.N, s.Node, signed.Tree.Hash)
+	}
+	found, err = s.countIn(ctx, snap)
+	return found, asOf, err
 }
 
 // dropDestroyed destroys, in this node's HSM, what was destroyed by another node in its own.
