@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -378,10 +379,10 @@ func TestAnotherNodeGoesOnWithARotation(t *testing.T) {
 	}
 	id := a.begins(wrapLabel, 1, 2)
 	stop := errors.New("killed")
-	renewed := 0
+	var renewed atomic.Int64
 	a.store.before = func(c store.Change) error {
 		if len(c.Put) == 2 && c.Put[0].Key[:2] == "t/" {
-			if renewed++; renewed > 2 {
+			if renewed.Add(1) > 2 {
 				return stop
 			}
 		}
