@@ -87,6 +87,18 @@ func (x *execution) hold(ctx context.Context) (err error) {
 	return err
 }
 
+// keep renews the lease when half of it is over, after what may have taken long, such as a count of all rows.
+func (x *execution) keep(ctx context.Context) error {
+	now, err := x.service.Store.Now(ctx)
+	if err != nil {
+		return storeError(err)
+	}
+	if x.lease.until().Sub(now) >= x.service.leaseTerm/2 {
+		return nil
+	}
+	return x.hold(ctx)
+}
+
 // Approved is sent to when a proposal was approved at this node, so that it need not wait for the next time that CarryOut
 // is called anyhow.
 func (s *Service) Approved() <-chan struct{} { return s.approved }
@@ -229,6 +241,9 @@ func (s *Service) begin(ctx context.Context, x *execution, p storedProposal, now
 	}
 	if refusal != nil {
 		return true, s.conclude(ctx, x, p, decision{}, refusal)
+	}
+	if err := x.keep(ctx); err != nil {
+		return false, err
 	}
 	p.State = ProposalRunning
 	row, sequence, err := s.writeProposal(p)

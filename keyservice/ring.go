@@ -232,6 +232,9 @@ func (s *Service) useRing(ctx context.Context, k *keyring) error {
 	if err := s.useVersions(ctx, k.active()); err != nil {
 		return err
 	}
+	if err := s.sameKeys(ctx, &k.ring); err != nil {
+		return err
+	}
 	k.state = map[uint32][]byte{}
 	for _, v := range k.Versions {
 		if v.Key.Label != sealLabel || v.Status == KeyDestroyed {
@@ -392,6 +395,9 @@ func (s *Service) refreshRing(ctx context.Context, seen *keyring) (*keyring, err
 		return nil, &tampered{what: ringRow, err: errors.New("the row is missing")}
 	case k.version == seen.version:
 		return seen, nil
+	}
+	if err := putBack(&k.ring, &seen.ring); err != nil {
+		return nil, err
 	}
 	if err := s.useRing(ctx, k); err != nil {
 		return nil, err

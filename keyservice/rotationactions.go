@@ -230,6 +230,9 @@ func (s *Service) retire(ctx context.Context, x *execution) (decision, *Error, e
 	if refusal, err := s.retirable(ctx, from, v.ref()); err != nil || refusal != nil {
 		return decision{}, refusal, err
 	}
+	if err := x.keep(ctx); err != nil {
+		return decision{}, nil, err
+	}
 	d, err := s.changedStatus(ctx, from, v.ref(), KeyRetired)
 	d.entry.Detail = fmt.Sprintf("%s is retired", v.ref())
 	return d, nil, err

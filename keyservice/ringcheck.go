@@ -1,0 +1,36 @@
+package keyservice
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+)
+
+// A version is known by its name, but two HSMs may have different keys under one name: when the ceremony of a version was
+// held at each of them, and not at one whose key was cloned into the others. Under such a key a node would find none of the
+// customers that another node has found, and give them second tokens and second guess budgets. So the ring says which key
+// each version is, and a node whose HSM has another one does not use the ring at all.
+
+// sameKeys refuses a ring of which this node's HSM has another key under the name of a version.
+func (s *Service) sameKeys(ctx context.Context, r *ring) error {
+	all, err := s.HSM.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if v := r.find(m.Key); v != nil && v.Status != KeyDestroyed && !bytes.Equal(v.KCV, m.KCV) {
+			return &Error{Code: CodeHSMUnavailable, Detail: fmt.Sprintf("%s in this node's HSM is another key than the one in use (key check value %X, not %X): "+
+				"clone that one into it; until then this node decides nothing", m.Key, m.KCV, v.KCV)}
+		}
+	}
+	return nil
+}
+
+// putBack says that a ring is older than one that this process has used: its seal is right, but someone wrote it again, and
+// with it statuses that were changed since.
+func putBack(now, seen *ring) error {
+	if now.Revision > seen.Revision {
+		return nil
+	}
+	return &tampered{what: ringRow, err: fmt.Errorf("an older key ring was put back: it is of revision %d, and revision %d was in use", now.Revision, seen.Revision)}
+}
