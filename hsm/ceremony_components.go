@@ -6,6 +6,7 @@ import (
 	"crypto/aes"
 	"crypto/sha1" //nolint:gosec // the key check value of a generic secret is defined over it
 	"crypto/subtle"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -92,7 +93,6 @@ func exclusiveOr(ref seed.KeyRef, shares [][]byte) ([]byte, error) {
 	if len(shares) < minShares {
 		return nil, refuse("%s needs at least %d components: one custodian alone would know the key", ref, minShares)
 	}
-	value := make([]byte, length)
 	for i, share := range shares {
 		if len(share) != length {
 			return nil, refuse("component %d of %s has %d bytes, not %d", i+1, ref, len(share), length)
@@ -100,7 +100,16 @@ func exclusiveOr(ref seed.KeyRef, shares [][]byte) ([]byte, error) {
 		if bytes.Equal(share, make([]byte, length)) {
 			return nil, refuse("component %d of %s is all zeroes: the others alone would be the key", i+1, ref)
 		}
+		if slices.ContainsFunc(shares[:i], func(other []byte) bool { return bytes.Equal(other, share) }) {
+			return nil, refuse("component %d of %s was typed before: the two cancel out", i+1, ref)
+		}
+	}
+	value := make([]byte, length)
+	for _, share := range shares {
 		subtle.XORBytes(value, value, share)
+	}
+	if bytes.Equal(value, make([]byte, length)) {
+		return nil, refuse("the components of %s cancel out: the key would be all zeroes", ref)
 	}
 	return value, nil
 }

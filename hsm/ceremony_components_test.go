@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1" //nolint:gosec // RSA-OAEP to devices is over SHA-1
+	"crypto/subtle"
 	"encoding/hex"
 	"slices"
 	"testing"
@@ -178,11 +179,14 @@ func TestComponentsThatDoNotMakeThePlannedKey(t *testing.T) {
 	good := e[k.Key]
 	other := slices.Clone(good[0])
 	other[31] ^= 1
-	zero := make([]byte, 32)
+	zero, sum := make([]byte, 32), make([]byte, 32)
+	subtle.XORBytes(sum, good[0], other)
 	for say, shares := range map[string][][]byte{
 		"one custodian alone would know the key":      {good[0]},
 		"the others alone would be the key":           {good[0], good[1], zero},
 		"component 2 of ramzban/wrap/1 has 31 bytes":  {good[0], good[1][:31]},
+		"component 3 of ramzban/wrap/1 was typed be":  {good[0], good[1], good[0]},
+		"the key would be all zeroes":                 {good[0], other, sum},
 		"make a key with check value":                 {other, good[1]},
 		"ramzban/wrap/1 needs at least 2 components:": nil,
 	} {
