@@ -35,6 +35,9 @@ func ceremonyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := forbidCoreDumps(); err != nil {
+				return err // components are in memory
+			}
 			return p.run(c.Context(), c.InOrStdin(), c.OutOrStdout(), execute)
 		},
 	}

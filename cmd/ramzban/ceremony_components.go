@@ -32,6 +32,9 @@ func ceremonyComponentsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := forbidCoreDumps(); err != nil {
+				return err // components are in memory
+			}
 			if err := checkNames("--custodian", custodians); err != nil {
 				return err
 			}
