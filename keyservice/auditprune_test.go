@@ -121,6 +121,21 @@ func TestALogCanBeginAtItsEnd(t *testing.T) {
 	require.Equal(t, AuditLog{"node-2", first, first}, logs[1])
 }
 
+// What officers agreed on besides is no beginning of a log: nothing counts as pruned, and no log is there that no node has.
+func TestAFeedIsNoBeginningOfALog(t *testing.T) {
+	w := newWorld(t)
+	require.Equal(t, ProposalDone, w.agreed(ActionFeed, SubjectFeed{Days: 1}).State)
+	logs, err := w.AuditLogs(context.Background(), auditor)
+	require.NoError(t, err)
+	require.Len(t, logs, 1)
+	snap, err := w.Store.Snapshot(context.Background())
+	require.NoError(t, err)
+	defer snap.Close()
+	begin, err := w.beginnings(context.Background(), snap)
+	require.NoError(t, err)
+	require.Equal(t, nothingRemoved, horizonOf(begin))
+}
+
 // What is not in the archive, not old enough, or not what the node wrote, is not removed.
 func TestWhatMustNotBePrunedIsNot(t *testing.T) {
 	w := newWorld(t)

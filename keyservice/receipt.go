@@ -58,7 +58,7 @@ func (s *Service) signReceipt(ctx context.Context, r VerifyRequest, v Verdict) (
 	}
 	made := &Receipt{}
 	if r.Transaction != nil {
-		if made.Salt, err = s.HSM.Random(ctx, receiptSalt); err != nil {
+		if made.Salt, err = s.HSM.Random(ctx, audit.SaltLength); err != nil {
 			return nil, err
 		}
 		signed.Transaction = transactionDigest(made.Salt, *r.Transaction)
@@ -66,8 +66,6 @@ func (s *Service) signReceipt(ctx context.Context, r VerifyRequest, v Verdict) (
 	made.Note, err = signed.Sign(ctx, s.signAudit)
 	return made, err
 }
-
-const receiptSalt = 16 // bytes
 
 func transactionDigest(salt []byte, t otp.Transaction) []byte {
 	return audit.TransactionDigest(salt, t.Amount, t.Currency, t.Payee.Reveal())

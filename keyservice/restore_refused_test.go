@@ -295,3 +295,13 @@ func TestABackupIsLogged(t *testing.T) {
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("no room") }
+
+// Of every kind of row that the service writes a restore knows what becomes of it.
+func TestARestoreKnowsEveryKindOfRow(t *testing.T) {
+	for prefix := range kindsOfRows {
+		require.Contains(t, restoredKinds, strings.TrimSuffix(prefix, "/"))
+	}
+	for _, prefix := range logRows {
+		require.Contains(t, restoredKinds, strings.TrimSuffix(prefix, "/"))
+	}
+}

@@ -113,6 +113,8 @@ func sameTransaction(r audit.Receipt, salt []byte, file string) error {
 		return fmt.Errorf("%w: the receipt is of no transaction", errNotSigned)
 	case salt == nil:
 		return errors.New("the salt is missing: keep the receipt with its transaction_salt, as the answer had it")
+	case len(salt) != audit.SaltLength:
+		return fmt.Errorf("%w: the salt has %d bytes instead of %d: keep it as the answer had it", errNotSigned, len(salt), audit.SaltLength)
 	case !bytes.Equal(r.Transaction, audit.TransactionDigest(salt, t.Amount, t.Currency, t.Payee)):
 		return fmt.Errorf("%w: the receipt is of another transaction", errNotSigned)
 	}

@@ -158,7 +158,11 @@ func OpenReceipt(signed []byte, keys []PublicKey) (Receipt, error) {
 	return ParseReceipt(text)
 }
 
-// TransactionDigest is the SHA-256 of "ramzban/transaction-digest/1", a zero byte, the salt, and the three fields with a
+// SaltLength is how many bytes the salt of a TransactionDigest has. Who checks one must look: part of the amount could else be
+// passed off as the end of a longer salt.
+const SaltLength = 16
+
+// TransactionDigest is the SHA-256 of "ramzban/transaction-digest/1", a zero byte, the salt (SaltLength), and the three fields with a
 // zero byte between each two. Whoever has the salt can show which transaction it is of; nobody else can find out.
 func TransactionDigest(salt []byte, amount, currency, payee string) []byte {
 	sum := sha256.Sum256([]byte("ramzban/transaction-digest/1\x00" + string(salt) + amount + "\x00" + currency + "\x00" + payee))

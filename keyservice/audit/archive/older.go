@@ -23,15 +23,19 @@ func OlderThan(archive fs.FS, node string, moment time.Time) (Older, error) {
 	}
 	older := uint64(0)
 	for _, s := range p.segments {
-		if s.entries {
-			if older, err = p.olderIn(s, moment); err != nil {
-				return Older{}, fmt.Errorf("%s: %s: %w", node, s.entriesName(), err)
-			}
+		if !s.entries {
+			continue // it was older than what follows, and how old that is can be seen
 		}
-		if s.entries && older < s.end() {
+		end, err := p.olderIn(s, moment)
+		if err != nil {
+			return Older{}, fmt.Errorf("%s: %s: %w", node, s.entriesName(), err)
+		}
+		if end > s.first {
+			older = end
+		}
+		if end < s.end() {
 			break
 		}
-		older = s.end() // what was removed from the archive was older than what is there
 	}
 	o := Older{Entries: min(older, p.size)}
 	if o.Entries > 0 {

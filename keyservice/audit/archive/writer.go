@@ -129,10 +129,10 @@ func (w *Writer) Checkpoint(signed []byte, c audit.Checkpoint) error {
 	if w.tree.root() != c.Tree.Hash {
 		return fmt.Errorf("%w: the first %d entries are not those of the signed checkpoint: verify the archive, and compare the service's audit log", ErrArchive, size)
 	}
-	if err := w.flush(); err != nil {
+	if err := writeFile(filepath.Join(w.dir, checkpointName(size)), signed); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(w.dir, checkpointName(size)), signed)
+	return w.flush() // the next export adds entries that are missing; a checkpoint that is missing it would not
 }
 
 // flush writes what was added as a segment. The entries come first: hashes without entries are those of a segment that was

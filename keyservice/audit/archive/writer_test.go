@@ -45,6 +45,33 @@ func TestAnExportGoesOnWhereItWasCut(t *testing.T) {
 	}
 }
 
+// An export that could not write its checkpoint leaves no segment that ends there: the next one goes on, and all verifies.
+func TestAnExportWithoutItsCheckpointLeavesNoTrace(t *testing.T) {
+	s := newSigner(t)
+	l := newLog(t, "node-1", s).fill(9)
+	c, dir := l.checkpoint(), t.TempDir()
+	add := func(w *Writer) {
+		for _, leaf := range l.leaves[w.Next():] {
+			require.NoError(t, w.Add(leaf))
+		}
+	}
+	w, err := NewWriter(dir, "node-1")
+	require.NoError(t, err)
+	add(w)
+	inTheWay := filepath.Join(dir, "node-1", checkpointName(9))
+	require.NoError(t, os.Mkdir(inTheWay, 0o700))
+	require.Error(t, w.Checkpoint(l.signed[9], c))
+	require.NoError(t, os.Remove(inTheWay))
+
+	l.fill(5)
+	c = l.checkpoint()
+	w, err = NewWriter(dir, "node-1")
+	require.NoError(t, err)
+	add(w)
+	require.NoError(t, w.Checkpoint(l.signed[l.tree.size], c))
+	require.Empty(t, verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}}).Findings)
+}
+
 // What is not the log that was signed does not get into an archive, nor is a damaged archive continued.
 func TestOnlyTheSignedLogIsArchived(t *testing.T) {
 	s := newSigner(t)
