@@ -184,7 +184,7 @@ func TestChangedEntriesComeWithEveryQuery(t *testing.T) {
 	w := newWorld(t)
 	w.decideSome(4)
 	w.attack(nil, entryOf(w, 2))
-	page, err := w.AuditEntries(context.Background(), auditor, AuditQuery{Serial: "402519938461", Limit: 10})
+	page, err := w.AuditEntries(context.Background(), auditor, AuditQuery{Serial: "402519938466", Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, page.Entries, 1)
 	require.Equal(t, entryMissing, page.Entries[0].Reason)

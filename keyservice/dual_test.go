@@ -25,7 +25,7 @@ var samples = map[string]func(w *world) any{
 		if w.clock.Now().Before(birth.Add(auditKept + time.Hour)) {
 			w.days()
 		}
-		_, q := w.archived(2)
+		_, q := w.archived(1)
 		return q
 	},
 	ActionFeed: func(*world) any { return SubjectFeed{Days: 1} },
