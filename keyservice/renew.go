@@ -3,7 +3,6 @@ package keyservice
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -26,26 +25,6 @@ import (
 // at a time. And while its own commits, which share batches with those of the requests, take longer than
 // Renewal.SlowCommit, it rests before the next tenth: at first as long as its commits take, then twice as long each time,
 // up to maxRest.
-
-// Renewal says how fast stored data is brought to the active keys. Zero fields stand for the defaults.
-type Renewal struct {
-	PerSecond  int           // tokens a second, at most; 200
-	SlowCommit time.Duration // a commit that takes longer makes the job rest; 50 ms
-	Retry      time.Duration // after this, what could not be renewed is tried again; 10 minutes
-}
-
-func (r Renewal) withDefaults() Renewal {
-	if r.PerSecond <= 0 {
-		r.PerSecond = 200
-	}
-	if r.SlowCommit <= 0 {
-		r.SlowCommit = 50 * time.Millisecond
-	}
-	if r.Retry <= 0 {
-		r.Retry = 10 * time.Minute
-	}
-	return r
-}
 
 const renewKeys authz.Action = "keys.renew"
 
@@ -218,9 +197,6 @@ func (r *renewal) tokens(ctx context.Context) (int, error) {
 	return r.fresh - before, nil
 }
 
-// chunk is how many are renewed before the job rests.
-func (r *renewal) chunk() int { return min(max(r.limit.PerSecond/10, 1), renewChunk) }
-
 // oldTokens looks at the next tokens after the cursor, and returns the serials of those that need renewal, how many it
 // looked at, and the row of the last one.
 func (r *renewal) oldTokens(ctx context.Context) (old []string, seen int, last store.Key, err error) {
@@ -388,13 +364,6 @@ func (r *renewal) holds(ctx context.Context) error {
 	return nil
 }
 
-func (r *renewal) measure(took time.Duration) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.took += took
-	r.made++
-}
-
 // save writes the rotation's row. If an officer paused it meanwhile, that stands.
 func (r *renewal) save(ctx context.Context) error {
 	e := audit.Entry{Outcome: audit.Done, Proposal: r.row.id, Detail: r.row.progress()}
@@ -412,49 +381,6 @@ func (r *renewal) save(ctx context.Context) error {
 	})
 	r.saved = time.Now()
 	return err
-}
-
-// progress says in words how far it has come, for the log.
-func (r rotation) progress() string {
-	what := fmt.Sprintf("%s/%d to %d %s", r.Label, r.From, r.To, r.State)
-	if r.Stage == stageTokens {
-		what += fmt.Sprintf(": %d of %d tokens seen", r.Seen, r.Tokens)
-	}
-	if len(r.Left) > 0 {
-		what += "; left: " + r.Left.String()
-	}
-	return what
-}
-
-// pause rests until as much time has passed as the chunk should take, and longer while commits are slow.
-func (r *renewal) pause(ctx context.Context, renewed int, took time.Duration) error {
-	wait := time.Duration(renewed)*time.Second/time.Duration(r.limit.PerSecond) - took
-	wait = max(wait, r.resting())
-	if wait <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// resting is how long to rest because of slow commits.
-func (r *renewal) resting() time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	each := r.took / time.Duration(max(r.made, 1))
-	r.took, r.made = 0, 0
-	if each <= r.limit.SlowCommit {
-		r.rest = 0
-	} else {
-		r.rest = min(max(2*r.rest, each), maxRest)
-	}
-	return r.rest
 }
 
 // count finds out what still needs the old version.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -117,6 +118,18 @@ func (r rotation) view(id string) RotationView {
 		v.EndedAt = time.UnixMilli(r.EndedAt).UTC()
 	}
 	return v
+}
+
+// progress says in words how far it has come, for the log.
+func (r rotation) progress() string {
+	what := fmt.Sprintf("%s/%d to %d %s", r.Label, r.From, r.To, r.State)
+	if r.Stage == stageTokens {
+		what += fmt.Sprintf(": %d of %d tokens seen", r.Seen, r.Tokens)
+	}
+	if len(r.Left) > 0 {
+		what += "; left: " + r.Left.String()
+	}
+	return what
 }
 
 // storedRotation is a row as loaded.
