@@ -222,7 +222,7 @@ func restoreParametersCommand() *cobra.Command {
 	var file string
 	var anchors, keys []string
 	c := &cobra.Command{
-		Use:   "parameters --backup FILE --anchor FILE … --key FILE",
+		Use:   "parameters --backup FILE --anchor FOLDER --key FILE",
 		Short: "Print what two officers sign to have a backup restored",
 		Long: "Prints the parameters of a proposal to restore, for `ramzban approvals sign --action restore --parameters`: the backup's\n" +
 			"SHA-256, and of each node the newest checkpoint that a witness holds. A log without an anchor counts as cut.",
@@ -237,8 +237,8 @@ func restoreParametersCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&file, "backup", "", "`FILE` that `ramzban backup` wrote")
-	f.StringArrayVar(&anchors, "anchor", nil, "`FILE` with a checkpoint that a witness holds; once for each node")
-	f.StringArrayVar(&keys, "key", nil, "`FILE` with public audit keys (PEM), from where you trust it")
+	f.StringArrayVar(&anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or the witness's folder")
+	f.StringArrayVar(&keys, "key", nil, "`FILE` with a public audit key (PEM); once for each version")
 	return c
 }
 
@@ -262,21 +262,21 @@ func restoreParameters(file string, anchors, keys []string) (p keyservice.Restor
 	if err != nil {
 		return p, err
 	}
-	for _, name := range anchors {
-		a, err := readAnchor(name, trusted)
+	found, err := readAnchors(anchors)
+	if err != nil {
+		return p, err
+	}
+	for _, one := range found {
+		a, err := openAnchor(one.Signed, trusted)
 		if err != nil {
-			return p, fmt.Errorf("%s: %w", name, err)
+			return p, fmt.Errorf("%s: %w", one.Name, err)
 		}
 		p.Anchor = append(p.Anchor, a)
 	}
 	return p, nil
 }
 
-func readAnchor(name string, keys []audit.PublicKey) (keyservice.Anchor, error) {
-	note, err := os.ReadFile(name)
-	if err != nil {
-		return keyservice.Anchor{}, err
-	}
+func openAnchor(note []byte, keys []audit.PublicKey) (keyservice.Anchor, error) {
 	installation, node, err := audit.OriginOf(note)
 	if err != nil {
 		return keyservice.Anchor{}, err
