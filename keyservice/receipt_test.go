@@ -3,6 +3,7 @@ package keyservice
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,14 +20,14 @@ import (
 // signingHSM is the real HSM; sign, if set, is asked before each signature. It counts signatures and random numbers.
 type signingHSM struct {
 	HSM
-	sign          func() error
-	signed, drawn int
+	sign          atomic.Pointer[func() error]
+	signed, drawn atomic.Int64
 }
 
 func (h *signingHSM) SignAudit(ctx context.Context, message []byte) (seed.Signature, error) {
-	h.signed++
-	if h.sign != nil {
-		if err := h.sign(); err != nil {
+	h.signed.Add(1)
+	if sign := h.sign.Load(); sign != nil {
+		if err := (*sign)(); err != nil {
 			return seed.Signature{}, err
 		}
 	}
@@ -34,7 +35,7 @@ func (h *signingHSM) SignAudit(ctx context.Context, message []byte) (seed.Signat
 }
 
 func (h *signingHSM) Random(ctx context.Context, n int) ([]byte, error) {
-	h.drawn++
+	h.drawn.Add(1)
 	return h.HSM.Random(ctx, n)
 }
 
@@ -117,24 +118,26 @@ func TestAReceiptTellsABoundPassword(t *testing.T) {
 
 // The verdict is given whatever becomes of its receipt, which a repeat can get.
 func TestAReceiptThatFailsChangesNoVerdict(t *testing.T) {
+	over := make(chan struct{})
+	defer close(over)
 	for name, c := range map[string]struct {
 		sign func() error
 		why  Code
 	}{
 		"the HSM refuses": {func() error { return fmt.Errorf("%w: out of order", seed.ErrUnavailable) }, CodeHSMUnavailable},
-		"the HSM hangs":   {func() error { select {} }, CodeBusy},
+		"the HSM hangs":   {func() error { <-over; return seed.ErrUnavailable }, CodeBusy},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			p, h := w.enrol(card(1), "counter-6"), w.receipts()
 			ask := VerifyRequest{IdempotencyKey: "k", Serial: p.serial, Use: "second-pin", OTP: p.password()}
-			h.sign = c.sign
+			h.sign.Store(&c.sign)
 			v := w.withReceipt(ask)
 			require.True(t, v.Accepted)
 			require.Equal(t, &Receipt{Missing: c.why}, v.Receipt)
 			index := w.head.Load()
 
-			h.sign = nil
+			h.sign.Store(nil)
 			again := w.withReceipt(ask)
 			require.True(t, again.Accepted && again.Repeated)
 			require.Equal(t, v.Audit, again.Audit)
@@ -164,19 +167,21 @@ func TestOnlyReceiptsCost(t *testing.T) {
 	p, h := w.enrol(card(1), "counter-6"), w.receipts()
 	reads := 0
 	w.store.reading = func([]store.Key) { reads++ }
-	cost := func(receipt bool) (commits uint64, read, signed int) {
-		h.drawn, h.signed, reads = 0, 0, 0
+	cost := func(receipt bool) (commits uint64, read int, signed int64) {
+		h.drawn.Store(0)
+		h.signed.Store(0)
+		reads = 0
 		before := w.head.Load()
 		_, err := w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: p.password(), Receipt: receipt})
 		require.NoError(t, err)
-		require.Zero(t, h.drawn, "no transaction, no salt")
-		return w.head.Load() - before, reads, h.signed
+		require.Zero(t, h.drawn.Load(), "no transaction, no salt")
+		return w.head.Load() - before, reads, h.signed.Load()
 	}
 	cost(false) // warms the caches
 	commits, read, signed := cost(false)
-	require.Equal(t, []any{uint64(1), 0}, []any{commits, signed})
+	require.Equal(t, []any{uint64(1), int64(0)}, []any{commits, signed})
 	commits, more, signed := cost(true)
-	require.Equal(t, []any{uint64(1), read + 1, 1}, []any{commits, more, signed})
+	require.Equal(t, []any{uint64(1), read + 1, int64(1)}, []any{commits, more, signed})
 }
 
 // A stored entry or token that was changed is not vouched for.
