@@ -10,6 +10,9 @@ import (
 // held at each of them, and not at one whose key was cloned into the others. Under such a key a node would find none of the
 // customers that another node has found, and give them second tokens and second guess budgets. So the ring says which key
 // each version is, and a node whose HSM has another one does not use the ring at all.
+//
+// Key pairs are no such keys: an HSM that replaces a lost one has others, since no components make them, and nothing that is
+// stored is under them. What the lost audit key signed is checked by its public half, which the ring keeps.
 
 // sameKeys refuses a ring of which this node's HSM has another key under the name of a version.
 func (s *Service) sameKeys(ctx context.Context, r *ring) error {
@@ -18,10 +21,16 @@ func (s *Service) sameKeys(ctx context.Context, r *ring) error {
 		return err
 	}
 	for _, m := range all {
-		if v := r.find(m.Key); v != nil && v.Status != KeyDestroyed && !bytes.Equal(v.KCV, m.KCV) {
+		v := r.find(m.Key)
+		if v == nil || v.Status == KeyDestroyed || bytes.Equal(v.KCV, m.KCV) {
+			continue
+		}
+		if m.Public == nil {
 			return &Error{Code: CodeHSMUnavailable, Detail: fmt.Sprintf("%s in this node's HSM is another key than the one in use (key check value %X, not %X): "+
 				"clone that one into it; until then this node decides nothing", m.Key, m.KCV, v.KCV)}
 		}
+		s.Log.WarnContext(ctx, "this node's HSM has another key pair under this name than the one that was there first: give "+
+			"its public half to whoever used the other's", "key", m.Key.String(), "kcv", fmt.Sprintf("%X", m.KCV))
 	}
 	return nil
 }

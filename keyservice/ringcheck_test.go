@@ -38,6 +38,10 @@ func TestAnHSMWithAnotherKeyUnderTheNameIsNotUsed(t *testing.T) {
 		config := w.Config
 		config.HSM = otherKeys{w.hsm, []seed.KeyRef{v.Key}}
 		_, err := New(ctx, config)
+		if v.Public != nil { // another HSM has other key pairs, and nothing is under them
+			require.NoError(t, err)
+			continue
+		}
 		require.Equal(t, CodeHSMUnavailable, CodeOf(err), "%s: %v", v.Key, err)
 		require.ErrorContains(t, err, "is another key than the one in use")
 	}
