@@ -41,7 +41,7 @@ func sweepOps(r *rig) map[string]func() error {
 		},
 		"import": func() error {
 			made, err := r.Import(r.t.Context(), hardware, seed.SHA1)
-			if err == nil && !bytes.Equal(made.Fingerprint.Sum, first.Fingerprint.Sum) {
+			if err == nil && !bytes.Equal(made.Fingerprint, first.Fingerprint) {
 				err = errWrong
 			}
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -57,8 +58,9 @@ func (s *session) publicHalf(key pkcs11.ObjectHandle) (*rsa.PublicKey, error) {
 // Import takes a maker's seed (RSA-OAEP with SHA-1, MGF1-SHA-1 and no label, under any version of the import key) to the
 // active wrapping master key (RFC 5649). It never leaves the HSM in clear, and nothing of it stays there.
 //
-// Two seeds have the same fingerprint if and only if they make the same MACs, however they were wrapped: it is a MAC made
-// with the seed, passed through the lookup key, so that nobody without the HSM can hold a guessed seed against it.
+// Two seeds have the same fingerprint if and only if they make the same MACs, however they were wrapped: it is a digest of a
+// MAC made with the seed. No master key is in it, so no rotation changes it: a device may come again after years. Who has
+// the seed, as its maker has, can make it too: whoever stores it keys it.
 //
 // seed.ErrBadBlob: it is not wrapped to an import key, or not as long as the hash asks for: 20 to 64 bytes for SHA-1, 32
 // to 64 for SHA-256, 64 for SHA-512. A module that makes MACs with shorter keys than these lets pass a seed that is up
@@ -119,21 +121,8 @@ func (g *generation) importWith(s *session, ref seed.KeyRef, wrapped []byte, has
 	if err != nil {
 		return seed.Imported{}, err
 	}
-	made := seed.Imported{ForStore: w}
-	lookup, _ := g.ring().current(labelLookup)
-	made.Fingerprint, err = g.fingerprint(s, lookup, want)
-	return made, err
-}
-
-// fingerprint passes a MAC that was made with a seed through a version of the lookup key.
-func (g *generation) fingerprint(s *session, ref seed.KeyRef, made []byte) (m seed.MACed, err error) {
-	key, err := g.ring().get(ref)
-	if err != nil {
-		return seed.MACed{}, err
-	}
-	m.Key = ref
-	m.Sum, err = s.hmac(key, seed.SHA256, tagged(purposeFingerprint, made))
-	return m, err
+	fingerprint := sha256.Sum256(tagged(purposeFingerprint, want))
+	return seed.Imported{ForStore: w, Fingerprint: fingerprint[:]}, nil
 }
 
 // checkMaker makes the check MAC of a seed as its maker wrapped it.

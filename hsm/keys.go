@@ -18,7 +18,7 @@ const (
 	labelDerive = "derive" // the derivation master key: makes seeds
 	labelSeal   = "seal"   // seals of records, and the state key
 	labelDigest = "digest" // codes and idempotency digests
-	labelLookup = "lookup" // pseudonyms of subjects, fingerprints of makers' seeds
+	labelLookup = "lookup" // pseudonyms of subjects
 	labelData   = "data"   // small secrets the service must read back
 	labelImport = "import" // brings in the seeds of hardware tokens
 	labelBackup = "backup" // data keys of backups

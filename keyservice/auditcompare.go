@@ -9,7 +9,6 @@ import (
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
-	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
 
@@ -196,7 +195,7 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 		if err != nil {
 			return nil, err
 		}
-		if b.Schema == 0 && s.outlived(r, r.Subject) {
+		if b.Schema == 0 && s.outlived(r) {
 			continue // what the subject still has stands under another pseudonym
 		}
 		all = append(all, Discrepancy{Serial: serial, What: "guess budget", Logged: sequence.End().Last, Stored: b.Sequence})
@@ -214,8 +213,8 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 
 // outlived says that a token ended before what names it in the keys of other rows moved on to another version of the lookup
 // key.
-func (s *Service) outlived(r record, name seed.MACed) bool {
-	return r.Status == Deactivated && name.Key != s.ring.Load().activeOf(lookupLabel)
+func (s *Service) outlived(r record) bool {
+	return r.Status == Deactivated && r.Subject.Key != s.ring.Load().activeOf(lookupLabel)
 }
 
 // addTo adds what was logged of a budget under one token to what was logged of it under others; it returns what was

@@ -18,7 +18,8 @@ type HSM interface {
 	// ImportKey returns the public key (DER SubjectPublicKeyInfo) to which the maker of hardware tokens wraps their seeds.
 	// Import takes such a seed (RSA-OAEP with SHA-1, MGF1-SHA-1 and no label) from the maker to the active wrapping
 	// master key without its leaving the HSM. seed.ErrBadBlob: it is not wrapped to an import key, or not a seed of 20 to
-	// 64 bytes (32 to 64 for SHA-256, 64 for SHA-512). The fingerprint is the same whenever two seeds make the same MACs.
+	// 64 bytes (32 to 64 for SHA-256, 64 for SHA-512). The fingerprint is the same if and
+	// only if two seeds make the same MACs, under whatever keys; who knows the seed can make it.
 	ImportKey(ctx context.Context) ([]byte, error)
 	Import(ctx context.Context, wrapped []byte, hash seed.Hash) (seed.Imported, error)
 
@@ -30,12 +31,9 @@ type HSM interface {
 	UseSeed(ctx context.Context, w seed.Wrapped, hash seed.Hash, fn func(seed.MAC) error) error
 
 	// Rewrap takes a stored seed from the wrapping master key that holds it to the active one, without its leaving the HSM;
-	// one under the active key is returned as it is. Fingerprint makes the fingerprint of a stored seed, as Import does,
-	// under the active lookup key. seed.ErrBadBlob: the HSM refuses the blob; seed.ErrKeyNotFound: it lacks its key.
+	// one under the active key is returned as it is. seed.ErrBadBlob: the HSM refuses the blob; seed.ErrKeyNotFound: it
+	// lacks its key.
 	Rewrap(ctx context.Context, w seed.Wrapped, hash seed.Hash) (seed.Wrapped, error)
-	// FingerprintWith makes it under a given version.
-	Fingerprint(ctx context.Context, w seed.Wrapped, hash seed.Hash) (seed.MACed, error)
-	FingerprintWith(ctx context.Context, lookup seed.KeyRef, w seed.Wrapped, hash seed.Hash) ([]byte, error)
 
 	// Seal MACs data for one purpose under the active seal key; CheckSeal returns seed.ErrBadSeal if it does not match.
 	Seal(ctx context.Context, purpose string, data []byte) (seed.MACed, error)

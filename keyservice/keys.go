@@ -191,7 +191,8 @@ func signedBy(note []byte, origin string, signers []AuditKey) []seed.KeyRef {
 	return nil
 }
 
-// The logs' own rows carry no seal and no state MAC: entries are under a key that no rotation changes.
+// The logs' own rows carry no seal and no state MAC: entries are under a key that no rotation changes, and checkpoints are
+// signed.
 var logRows = []string{string(audit.Prefix), string(audit.TreePrefix), string(audit.CheckpointPrefix)}
 
 // dependsOn says what a row is, and which versions of master keys it needs. It does not check the row: one that was
@@ -229,7 +230,7 @@ func bodyKeys(begins string, key store.Key, body []byte) ([]seed.KeyRef, error) 
 	case "k/":
 		r, err := store.Decode[ring](body)
 		return []seed.KeyRef{r.Host.Key}, err
-	case "b/", "h/", "l/":
+	case "b/", "l/":
 		lookup, err := lookupOf(begins, key)
 		return []seed.KeyRef{lookup}, err
 	}

@@ -14,9 +14,11 @@ import (
 // key cannot move anybody by itself: a subject moves to the active version at its next sight, as a whole and in one commit:
 // its live tokens, the rows that name them and every guess budget. Until then its tokens are found by serial as before.
 //
-// Nothing new ever stands under an older version: each commit requires the key ring that it was decided under, and under
-// this one new rows are made with the active version. So a subject stands under one version only, and once it was seen
-// that nothing of it stands under the older ones, nothing will.
+// A subject stands under one version only. Whoever makes something for a subject has seen it, and moved it before. What is
+// done by serial may add to what there is, such as a budget for a new use, under the version that the token's record names:
+// that commit and the move both require the record as it was, so one of them is decided anew. And each commit requires the
+// key ring that it was decided under, so no node makes anything new under a version that is no longer active. So once it was
+// seen that nothing of a subject stands under the older versions, nothing will.
 
 const moveSubject authz.Action = "subject.move"
 

@@ -120,7 +120,7 @@ func TestAFeedEndsARotationOfTheLookupKey(t *testing.T) {
 	id := w.begins(lookupLabel, 3, 4)
 	v := w.renewsAll(id)
 	require.Equal(t, RotationWaiting, v.State)
-	require.Equal(t, Dependents{"token record": 4, "live token": 4, "guess budget": 4*3 + 1, makerSeedRow: 1}, v.Left, "the ended token is let go, the live device's seed has moved")
+	require.Equal(t, Dependents{"token record": 4, "live token": 4, "guess budget": 4*3 + 1}, v.Left, "the ended token is let go, and its device's seed holds nothing up")
 
 	var list []FedSubject
 	for i := range 12 {
@@ -141,12 +141,6 @@ func TestAFeedEndsARotationOfTheLookupKey(t *testing.T) {
 
 	_, err = w.ResumeRotation(ctx, alice, id)
 	require.NoError(t, err)
-	v = w.renewsAll(id)
-	require.Equal(t, Dependents{makerSeedRow: 1}, v.Left, "the watermark of a device whose token has ended")
-	second := w.handed(card(12), "09876543210987654321")
-	require.EqualValues(t, 5, w.next(second), "is found when the device comes again")
-	_, err = w.ResumeRotation(ctx, alice, id)
-	require.NoError(t, err)
 	require.Equal(t, RotationDone, w.renewsAll(id).State)
 	w.requireNothingFound()
 	w.retires(lookupLabel, 3)
@@ -156,9 +150,38 @@ func TestAFeedEndsARotationOfTheLookupKey(t *testing.T) {
 		require.True(t, w.verify(bySubject(card(i), p.password())).Accepted)
 	}
 	require.NoError(t, w.confirmOTP(hardware, appendixD[0]))
+	second := w.handed(card(12), "09876543210987654321")
+	require.EqualValues(t, 5, w.next(second), "a device that comes again under the new keys begins where it ended")
+	require.Equal(t, CodeProofWrong, CodeOf(w.confirmOTP(second, pressed(t, "09876543210987654321", 4))))
 	w.clock.add(25 * time.Hour)
 	_, err = w.FeedSubjects(ctx, alice, fed.ID, list)
 	require.Equal(t, CodeProposalClosed, CodeOf(err), "the feed is over")
+	w.requireNothingFound()
+}
+
+// A rotation that waits for a customer who is never seen is in no other one's way: a further one begins, and whoever is seen
+// then moves to the version that is active by then.
+func TestARotationBeginsWhileAnotherOneWaits(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "counter-6")
+	w.reveal(key(lookupLabel, 2), key(lookupLabel, 5))
+	first := w.begins(lookupLabel, 1, 2)
+	refusal := w.refusedToPropose(ActionRotate, KeyRotation{lookupLabel, 2, 5})
+	require.Equal(t, CodeRotationRunning, refusal.Code, "its first pass is not over")
+	require.Equal(t, RotationWaiting, w.renewsAll(first).State)
+	refusal = w.refusedToPropose(ActionRotate, KeyRotation{lookupLabel, 2, 1})
+	require.Equal(t, CodeRotationRunning, refusal.Code, "what the first one is to end cannot be active again")
+	other := w.enrol(card(2), "counter-6")
+	second := w.begins(lookupLabel, 2, 5)
+	require.Equal(t, RotationWaiting, w.renewsAll(second).State)
+	require.True(t, w.verify(bySubject(card(1), p.password())).Accepted)
+	require.Equal(t, map[uint32]int{5: 4}, w.standsUnderVersions(card(1)), "from the oldest to the newest at once")
+	w.clock.add(w.Renewal.withDefaults().Retry)
+	require.Equal(t, RotationWaiting, w.renewsAll(second).State)
+	require.Equal(t, RotationDone, w.rotation(first).State)
+	require.True(t, w.verify(bySubject(card(2), other.password())).Accepted)
+	w.clock.add(w.Renewal.withDefaults().Retry)
+	require.Equal(t, RotationDone, w.renewsAll(second).State)
 	w.requireNothingFound()
 }
 

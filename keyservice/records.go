@@ -54,9 +54,6 @@ func (r record) keys() (keys []seed.KeyRef) {
 	if r.Subject.Sum != nil {
 		keys = append(keys, r.Subject.Key)
 	}
-	if r.Maker != nil && r.Status != Deactivated { // of an ended one, the seed's row says whether it still matters
-		keys = append(keys, r.Maker.Fingerprint.Key)
-	}
 	if r.Seed != nil {
 		keys = append(keys, r.Seed.Key)
 	}

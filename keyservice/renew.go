@@ -392,6 +392,7 @@ func (r *renewal) count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.row.Passes++
 	r.row.Left = found.of(r.row.from())
 	r.row.State = RotationWaiting
 	if r.row.Left.Total() == 0 && r.row.Failures == 0 {

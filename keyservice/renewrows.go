@@ -12,12 +12,14 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// notInThisPass are the rows that the pass over rows leaves out: those of tokens come before, the key ring after, and the logs'
-// rows depend on no version.
+// notInThisPass are the rows that the pass over rows leaves out: those of tokens come before, the key ring after. The logs'
+// rows are never written again: entries are under a key that no rotation changes, and a checkpoint under an older version of
+// the audit key gives way to the node's next one.
 var notInThisPass = append([]string{"t/", "s/", "k/"}, logRows...)
 
-// rows renews the next rows after the cursor that need it: those whose MAC is under an older version of the seal key get it
-// anew, and guess budgets that nobody needs go.
+// rows renews the next rows after the cursor that need it: those whose MAC is under another version of the seal key than the
+// active one get it anew; and of the guess budgets under another version of the lookup key than the active one, those go
+// that nobody needs. The others stay until their subject is seen.
 func (r *renewal) rows(ctx context.Context) (int, error) {
 	old, last, err := r.oldRows(ctx)
 	if err != nil {

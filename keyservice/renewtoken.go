@@ -35,8 +35,7 @@ func (s *Service) renewed(ctx context.Context, serial string) (decision, error) 
 	if err != nil {
 		return decision{}, storeError(err)
 	}
-	var with decision
-	after, err := s.renewToken(ctx, before, &with)
+	after, err := s.renewToken(ctx, before)
 	if err != nil {
 		return decision{}, err
 	}
@@ -48,14 +47,7 @@ func (s *Service) renewed(ctx context.Context, serial string) (decision, error) 
 		return decision{}, err
 	}
 	d.entry.Serial = serial
-	d.add(with.change)
 	return d, nil
-}
-
-// add makes further rows part of the decision.
-func (d *decision) add(change store.Change) {
-	d.change.Put, d.change.Delete = append(d.change.Put, change.Put...), append(d.change.Delete, change.Delete...)
-	d.require(change.Require)
 }
 
 // underActiveSeal says whether the seals and MACs of these rows are under the active version of the seal key.
@@ -67,8 +59,8 @@ func (s *Service) underActiveSeal(rows []store.Item) bool {
 	})
 }
 
-// renewToken renews what is in a token's rows; what follows for other rows is added to with.
-func (s *Service) renewToken(ctx context.Context, t token, with *decision) (_ token, err error) {
+// renewToken renews what is in a token's rows.
+func (s *Service) renewToken(ctx context.Context, t token) (_ token, err error) {
 	ring := s.ring.Load()
 	if t.Seed != nil && t.Seed.Key != ring.activeOf(wrapLabel) {
 		moved, err := s.HSM.Rewrap(ctx, *t.Seed, t.Policy.Hash)
@@ -85,7 +77,7 @@ func (s *Service) renewToken(ctx context.Context, t token, with *decision) (_ to
 		dead.Key = ring.activeOf(digestLabel)
 		t.Code = &dead
 	}
-	return s.renewNames(ctx, ring, t, with)
+	return t.forgotten(ring.activeOf(lookupLabel)), nil
 }
 
 // renewSecrets encrypts what the token keeps of its customer under the active data key.
@@ -131,43 +123,11 @@ func (s *Service) renewSecret(ctx context.Context, at **seed.Encrypted, aad []by
 	return err
 }
 
-// renewNames brings to the active version of the lookup key what needs no card number for that: the fingerprint of a
-// maker's seed. Whose an ended token was is of no more use to anybody, and is let go.
-func (s *Service) renewNames(ctx context.Context, ring *keyring, t token, with *decision) (token, error) {
-	active := ring.activeOf(lookupLabel)
-	if t.Status == Deactivated {
-		if t.Subject.Sum != nil && t.Subject.Key != active {
-			t.Subject = seed.MACed{}
-		}
-		return t, nil
+// forgotten lets go of whose an ended token was, if that is named under an older version of the lookup key: it is of no
+// more use to anybody. Whose a live one is moves when its customer is seen.
+func (t token) forgotten(active seed.KeyRef) token {
+	if t.Status == Deactivated && t.Subject.Sum != nil && t.Subject.Key != active {
+		t.Subject = seed.MACed{}
 	}
-	if t.Maker == nil || t.Seed == nil || t.Maker.Fingerprint.Key == active {
-		return t, nil
-	}
-	fingerprint, err := s.HSM.Fingerprint(ctx, *t.Seed, t.Policy.Hash)
-	if err != nil {
-		return t, err
-	}
-	return s.moveHolder(ctx, t, fingerprint, with)
-}
-
-// moveHolder moves the row of a maker's seed to another fingerprint.
-func (s *Service) moveHolder(ctx context.Context, t token, to seed.MACed, with *decision) (token, error) {
-	items, err := s.Store.Get(ctx, makerSeedKey(t.Maker.Fingerprint))
-	if err != nil {
-		return t, storeError(err)
-	}
-	h, err := unmac[holder](s, items[0], makerSeedRow)
-	if err == nil && h.Serial != t.Serial {
-		err = &tampered{what: makerSeedRow, err: errors.New("another token has this one's seed"), serial: t.Serial}
-	}
-	if err != nil {
-		return t, err
-	}
-	maker := *t.Maker
-	maker.Fingerprint = to
-	t.Maker = &maker
-	with.change.Require = append(requireItems(items), store.Require{Key: makerSeedKey(to)})
-	with.change.Delete = []store.Key{items[0].Key}
-	return t, s.addHolder(t, with)
+	return t
 }

@@ -24,8 +24,8 @@ import (
 //   - wrap, data, seal: the job renews every token, and the MAC of every other row. Counters, drift, waiting codes and guess
 //     budgets stay as they are.
 //   - lookup: who only has the database cannot move a subject: it moves when it is seen next, or fed by officers (see
-//     lookup.go). The job moves the fingerprints of makers' seeds, and lets go what is of no more use: the pseudonym of
-//     tokens that have ended, and guess budgets without a live token and without a miss in the longest window.
+//     lookup.go). The job lets go what is of no more use: the pseudonym of tokens that have ended, and guess budgets
+//     without a live token and without a miss in the longest window.
 //   - digest: activation codes and idempotency rows name their version. They cannot be made anew; they go by themselves
 //     within three days, and the rotation waits for that.
 //   - derive: nothing stored needs the old version: a seed is at rest under the wrapping key, and is never derived again.
@@ -78,6 +78,7 @@ type rotation struct {
 	BegunAt  int64         `cbor:"13,keyasint"`           // Unix milliseconds, as are the others
 	SavedAt  int64         `cbor:"14,keyasint"`
 	EndedAt  int64         `cbor:"15,keyasint,omitempty"`
+	Passes   int           `cbor:"16,keyasint,omitempty"` // that came to their end
 }
 
 // maxFailedShown is how many serials of tokens that cannot be renewed a rotation names.

@@ -79,12 +79,8 @@ func (s *Service) rotatable(ctx context.Context, ring *keyring, want KeyRotation
 	case known != nil && known.Status != KeyReadable:
 		return seed.MasterKey{}, &Error{Code: CodeKeyRetired, Detail: fmt.Sprintf("%s is %s and is never used again: make another version", to, known.Status)}, nil
 	}
-	unfinished, err := s.unfinished(ctx, want.Label)
-	if err != nil {
-		return seed.MasterKey{}, nil, err
-	}
-	if unfinished != "" {
-		return seed.MasterKey{}, &Error{Code: CodeRotationRunning, Detail: "the rotation " + unfinished + " of this label is not done yet"}, nil
+	if refusal, err := s.inItsWay(ctx, want); refusal != nil || err != nil {
+		return seed.MasterKey{}, refusal, err
 	}
 	key, err := s.masterKey(ctx, to)
 	if errors.Is(err, seed.ErrKeyNotFound) {
@@ -93,14 +89,24 @@ func (s *Service) rotatable(ctx context.Context, ring *keyring, want KeyRotation
 	return key, nil, err
 }
 
-// unfinished returns the id of a label's rotation that is not done; "" if there is none.
-func (s *Service) unfinished(ctx context.Context, label string) (string, error) {
+// inItsWay says which other rotation of the label a rotation must wait for; nil if for none. One that has renewed all that
+// it can, and waits for the rest, is in nobody's way: what it waits for, such as customers who are seen once in years, then
+// moves to the version that is active by then. But what such a rotation is to end cannot become active again meanwhile.
+func (s *Service) inItsWay(ctx context.Context, want KeyRotation) (*Error, error) {
 	all, err := s.rotations(ctx)
-	i := slices.IndexFunc(all, func(r storedRotation) bool { return r.Label == label && r.State != RotationDone })
-	if err != nil || i < 0 {
-		return "", err
+	if err != nil {
+		return nil, err
 	}
-	return all[i].id, nil
+	for _, r := range all {
+		switch {
+		case r.Label != want.Label || r.State == RotationDone:
+		case r.From == want.To:
+			return &Error{Code: CodeRotationRunning, Detail: fmt.Sprintf("the rotation %s from %s is not done: rotate to another version", r.id, r.from())}, nil
+		case r.Passes == 0 && r.State != RotationWaiting:
+			return &Error{Code: CodeRotationRunning, Detail: fmt.Sprintf("the rotation %s of this label is %s in its first pass: wait until it is through", r.id, r.State)}, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // none
 }
 
 // masterKey finds a version in the HSM, also one that was made since the HSM was opened.

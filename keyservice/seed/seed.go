@@ -85,7 +85,7 @@ type Enrolled struct {
 // Imported is the seed of a hardware token, which its maker wrapped.
 type Imported struct {
 	ForStore    Wrapped // under the active wrapping master key (RFC 5649)
-	Fingerprint MACed   // the same for every wrapping of the seed; it says nothing about the seed
+	Fingerprint []byte  // 32 bytes, the same for every wrapping of the seed and under every version of every key
 }
 
 // MAC computes the HMAC of message under one pinned seed, inside the HSM. It is valid only inside the call that lent it.
