@@ -2,7 +2,6 @@ package keyservice
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -136,17 +135,13 @@ func (r *restoring) look(ctx context.Context) error {
 
 // openFile reads all of the backup.
 func (r *restoring) openFile(ctx context.Context) (err error) {
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(r.File, 0, r.Size)); err != nil {
-		return fmt.Errorf("reading the backup: %w", err)
-	}
-	r.digest = hex.EncodeToString(sum.Sum(nil))
 	if r.file, err = backup.OpenFile(ctx, r.File, r.Size, r.HSM); err != nil {
 		return err
 	}
 	if _, err := r.file.Check(ctx); err != nil {
 		return err
 	}
+	r.digest = hex.EncodeToString(r.file.Digest[:])
 	return r.knownKinds(ctx)
 }
 

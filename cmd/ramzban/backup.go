@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -153,10 +154,6 @@ func verifyBackup(ctx context.Context, out io.Writer, path string, keys backup.K
 	if err != nil {
 		return err
 	}
-	digest, err := digestOf(f)
-	if err != nil {
-		return err
-	}
 	file, err := backup.OpenFile(ctx, f, info.Size(), keys)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -166,7 +163,7 @@ func verifyBackup(ctx context.Context, out io.Writer, path string, keys backup.K
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	h := file.Header
-	v := verifiedBackup{path, digest, h.Installation, time.UnixMilli(h.Time).UTC(), h.Node, h.Ring, total.Rows, total.Bytes, nil}
+	v := verifiedBackup{path, hex.EncodeToString(file.Digest[:]), h.Installation, time.UnixMilli(h.Time).UTC(), h.Node, h.Ring, total.Rows, total.Bytes, nil}
 	for _, l := range h.Logs {
 		v.Logs = append(v.Logs, verifiedLog{l.Node, l.Entries})
 	}

@@ -17,12 +17,54 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// File is a backup whose key the HSM has unwrapped. Once it was checked it can be read several times, also at once.
+// File is a backup whose key the HSM has unwrapped. Once it was checked it can be read several times, also at once: whatever
+// is read then is of the file that has the digest, or an error, even if somebody writes to the file meanwhile.
 type File struct {
+	raw    held
 	plain  io.ReaderAt
 	size   int64
 	marks  []mark // in the order of keys; none before Check
 	Header Header
+	Digest [sha256.Size]byte // SHA-256 of the file as it lies there; none before Check
+}
+
+// held is a file whose head was read once. In the head stand age's header and nonce, of which the keys of all chunks are made:
+// so no chunk opens that belongs to another file than the head that was summed up.
+type held struct {
+	head []byte
+	file io.ReaderAt
+	size int64
+}
+
+const headLength = 64 << 10 // bytes; a header as Recipient makes it has less than 2 KiB
+
+func hold(file io.ReaderAt, size int64) (held, error) {
+	h := held{head: make([]byte, min(size, headLength)), file: file, size: size}
+	_, err := io.ReadFull(io.NewSectionReader(file, 0, size), h.head)
+	return h, err
+}
+
+// ReadAt implements io.ReaderAt.
+func (h held) ReadAt(p []byte, off int64) (int, error) {
+	if off >= int64(len(h.head)) {
+		return h.file.ReadAt(p, off)
+	}
+	n := copy(p, h.head[off:])
+	if n == len(p) {
+		return n, nil
+	}
+	more, err := h.file.ReadAt(p[n:], off+int64(n))
+	return n + more, err
+}
+
+// sum is the SHA-256 of the whole file.
+func (h held) sum() (digest [sha256.Size]byte, err error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(h, 0, h.size)); err != nil {
+		return digest, fmt.Errorf("reading a backup: %w", err)
+	}
+	sum.Sum(digest[:0])
+	return digest, nil
 }
 
 // mark is where a row begins, so that those before it need not be read again.
@@ -36,15 +78,19 @@ const markEvery = 1 << 20 // bytes
 // OpenFile reads the beginning of a backup of so many bytes, and the last chunk, which says whether it is whole. Of what lies
 // between nothing is known before it was read: see Check. ErrDamaged, or the error of the HSM.
 func OpenFile(ctx context.Context, file io.ReaderAt, size int64, keys Keys) (*File, error) {
+	raw, err := hold(file, size)
+	if err != nil {
+		return nil, damaged(err)
+	}
 	id := &identity{ctx: ctx, keys: keys}
-	plain, plainSize, err := age.DecryptReaderAt(file, size, id)
+	plain, plainSize, err := age.DecryptReaderAt(raw, size, id)
 	if id.failed != nil {
 		return nil, id.failed
 	}
 	if err != nil {
 		return nil, damaged(err)
 	}
-	f := &File{plain: plain, size: plainSize}
+	f := &File{raw: raw, plain: plain, size: plainSize}
 	r, err := f.read()
 	if err != nil {
 		return nil, err
@@ -60,8 +106,12 @@ func damaged(err error) error {
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
-// Check reads all of the file and returns its summary; ErrDamaged if anything is not as it was written.
+// Check reads all of the file, sums it up and returns its summary; ErrDamaged if anything is not as it was written.
 func (f *File) Check(ctx context.Context) (Summary, error) {
+	var err error
+	if f.Digest, err = f.raw.sum(); err != nil {
+		return Summary{}, err
+	}
 	r, err := f.read()
 	if err != nil {
 		return Summary{}, err
