@@ -120,12 +120,13 @@ func openBank(t testing.TB) *bank {
 	return b
 }
 
-// openForRoles opens the service for one client of each role.
+// openForRoles opens the service for one client of each role; the officer is one of two.
 func (b *bank) openForRoles(t testing.TB) {
 	t.Helper()
-	directory, err := authz.NewDirectory(roleNames())
+	second := authz.Client{Name: "the-officer-2", Certificates: []string{"officer-2"}, Roles: []authz.Role{authz.Officer}}
+	directory, err := authz.NewDirectory(append(roleNames(), second))
 	require.NoError(t, err)
-	b.open(t, newAuthority(t, "test authority"), keyservice.Persons{Directory: directory})
+	b.open(t, newAuthority(t, "test authority"), keyservice.Persons{Directory: directory, Officers: []string{"the-officer", "the-officer-2"}})
 }
 
 // open opens the service for the clients of a directory, and these officers.

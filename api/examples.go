@@ -218,7 +218,7 @@ var examples = map[string]example{
 	"rotation":        {answer: forms{"running": exampleRotation("running"), "done": exampleRotation("done")}},
 	"pause-rotation":  {answer: exampleRotation("paused")},
 	"resume-rotation": {answer: exampleRotation("running")},
-	"feed":            {wire.FeedRequest{Subjects: []wire.FedSubject{{Class: "card", Subject: "6037991234567893"}}}, wire.FeedAnswer{Moved: 1, Malformed: []int{}}},
+	"feed":            {wire.FeedRequest{Subjects: []wire.FedSubject{{Class: "card", Subject: "6037991234567893"}}}, wire.FeedAnswer{Fed: 1, Malformed: []int{}}},
 	"audit-logs":      {answer: wire.AuditLogsAnswer{Logs: []wire.AuditLog{{Node: "node-1", Entries: 1843}, {Node: "node-2", Entries: 971}}}},
 	"audit-entries":   {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843, End: 1843}},
 	"audit-stream":    {answer: ndjson{exampleEntry, wire.AuditStreamEnd{Summary: wire.AuditSummary{Entries: 1, Next: 1843, Complete: true}}}},

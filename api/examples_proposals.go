@@ -56,5 +56,8 @@ func exampleRotation(status string) wire.Rotation {
 		r.Stage, r.Seen, r.Renewed, r.EndedAt = "count", 50000, 50000, new(exampleTime.Add(5*time.Minute))
 		r.ProgressAt = *r.EndedAt
 	}
+	if status == "paused" {
+		r.PausedBy, r.PauseEndsAt = "officer-1", new(exampleTime.Add(24*time.Hour))
+	}
 	return r
 }

@@ -30,16 +30,17 @@ func (s *Server) keyRoutes() {
 		method: get, path: "/v1/keys", id: "keys", role: authz.Officer, status: http.StatusOK, long: true,
 		summary:     "List the master keys",
 		description: "Every version with its status, check value and what depends on it. Reads everything, so it may take minutes.",
-		codes:       []keyservice.Code{keyservice.CodeTampered},
+		codes:       []keyservice.Code{keyservice.CodeNotOfficer, keyservice.CodeTampered},
 	}, s.keys)
 	handle(s, route{
 		method: get, path: "/v1/rotations", id: "rotations", role: authz.Officer, status: http.StatusOK,
 		summary: "List rotations of master keys", description: "Those that are done too, the newest first.",
-		codes: []keyservice.Code{keyservice.CodeTampered},
+		codes: []keyservice.Code{keyservice.CodeNotOfficer, keyservice.CodeTampered},
 	}, s.rotations)
 	handle(s, rotationRoute(get, "", "rotation", "Show a rotation", "Ask again to follow it."), s.rotation)
 	handle(s, rotationRoute(post, "/pause", "pause-rotation", "Pause a rotation",
-		"What was stored is not renewed any further, until an officer resumes it. New things are made under the new version all the same.",
+		"What was stored is not renewed any further until an officer resumes it, 24 hours at most. Who paused it last cannot pause it again: "+
+			"another officer can. New things are made under the new version all the same.",
 		keyservice.CodeTransition), s.pauseRotation)
 	handle(s, rotationRoute(post, "/resume", "resume-rotation", "Resume a rotation",
 		"One that waits tries at once what it could not do before.", keyservice.CodeTransition), s.resumeRotation)
@@ -47,15 +48,16 @@ func (s *Server) keyRoutes() {
 		method: post, path: "/v1/feeds/{id}", id: "feed", role: authz.Officer, status: http.StatusOK,
 		summary: "Feed customers to a new lookup key",
 		description: "Only who has the card number can move a customer to another version of the lookup key. Two officers open a feed with a " +
-			"proposal `subjects.feed`; then one hands the list over, in parts. It is kept nowhere. To feed somebody twice does no harm.",
-		codes: []keyservice.Code{keyservice.CodeProposalClosed, keyservice.CodeTampered},
+			"proposal `subjects.feed`; then one hands the list over, in parts of 500 at most. It is kept nowhere, and the answer does not say " +
+			"who of it is a customer. To feed somebody twice does no harm.",
+		codes: []keyservice.Code{keyservice.CodeNotOfficer, keyservice.CodeProposalClosed, keyservice.CodeTampered},
 	}, s.feed)
 }
 
 func rotationRoute(method, path, id, summary, description string, codes ...keyservice.Code) route {
 	return route{
 		method: method, path: "/v1/rotations/{id}" + path, id: id, role: authz.Officer, status: http.StatusOK, summary: summary, description: description,
-		codes: append([]keyservice.Code{keyservice.CodeRotationNotFound, keyservice.CodeTampered}, codes...),
+		codes: append([]keyservice.Code{keyservice.CodeNotOfficer, keyservice.CodeRotationNotFound, keyservice.CodeTampered}, codes...),
 	}
 }
 
@@ -111,6 +113,7 @@ func rotationAnswer(v keyservice.RotationView) wire.Rotation {
 		ID: v.ID, Label: v.To.Label, From: v.From.Version, To: v.To.Version, Status: string(v.State), Stage: v.Stage, Tokens: v.Tokens,
 		Seen: v.Seen, Renewed: v.Renewed, Failures: v.Failures, Failed: append([]string{}, v.Failed...), Left: v.Left.Total(),
 		Kinds: kinds(v.Left), BegunAt: v.BegunAt, ProgressAt: v.SavedAt, EndedAt: given(v.EndedAt),
+		PausedBy: v.PausedBy, PauseEndsAt: given(v.PauseEnd),
 	}
 }
 
@@ -120,5 +123,5 @@ func (s *Server) feed(ctx context.Context, c authz.Caller, in *feedInput) (wire.
 		subjects[i] = keyservice.FedSubject{Class: f.Class, Subject: seed.NewSubject(f.Subject)}
 	}
 	r, err := s.Service.FeedSubjects(ctx, c, in.ID, subjects)
-	return wire.FeedAnswer{Moved: r.Moved, Unchanged: r.Unchanged, Malformed: append([]int{}, r.Malformed...)}, err
+	return wire.FeedAnswer{Fed: r.Fed, Malformed: append([]int{}, r.Malformed...)}, err
 }

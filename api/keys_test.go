@@ -44,7 +44,7 @@ func (r *recorder) ResumeRotation(ctx context.Context, c authz.Caller, id string
 }
 
 func (r *recorder) FeedSubjects(ctx context.Context, c authz.Caller, id string, subjects []keyservice.FedSubject) (keyservice.FedResult, error) {
-	return keyservice.FedResult{Moved: len(subjects)}, r.note(ctx, "feed", c, id)
+	return keyservice.FedResult{Fed: len(subjects)}, r.note(ctx, "feed", c, id)
 }
 
 func TestKeysAndRotationsTravel(t *testing.T) {
@@ -66,5 +66,5 @@ func TestKeysAndRotationsTravel(t *testing.T) {
 		require.Equal(t, name, rec.seen()[len(rec.seen())-1].name)
 	}
 	fed := decode[wire.FeedAnswer](t, w.send("officer", "POST", "/v1/feeds/5d0f", `{"subjects":[{"class":"card","subject":"6037991234567893"}]}`))
-	require.Equal(t, wire.FeedAnswer{Moved: 1, Malformed: []int{}}, fed)
+	require.Equal(t, wire.FeedAnswer{Fed: 1, Malformed: []int{}}, fed)
 }

@@ -16,7 +16,6 @@ type owner struct {
 	subject seed.MACed   // pseudonym, if the request names a subject
 	older   []seed.MACed // those under older versions of the lookup key; nothing stands under them any more
 	under   *keyring     // the key ring that these were made under
-	moved   bool         // something of the subject stood under an older one until now
 	serials []string     // the tokens it may come from, for their locks
 }
 

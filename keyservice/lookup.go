@@ -31,7 +31,7 @@ func (s *Service) see(ctx context.Context, class string, subject seed.Subject) (
 		ring := s.ring.Load()
 		o, err := s.pseudonyms(ctx, ring, class, subject)
 		if err == nil && len(o.older) > 0 {
-			o.moved, err = s.moveAll(ctx, class, o)
+			err = s.moveAll(ctx, class, o)
 		}
 		if err == nil {
 			return o, nil
@@ -73,21 +73,21 @@ func (s *Service) still(ctx context.Context, o owner, class string, subject seed
 }
 
 // moveAll moves what is stored under each of the older pseudonyms.
-func (s *Service) moveAll(ctx context.Context, class string, o owner) (moved bool, err error) {
+func (s *Service) moveAll(ctx context.Context, class string, o owner) error {
 	for _, from := range o.older {
-		if there, err := s.standsUnder(ctx, class, from); err != nil || !there {
-			if err != nil {
-				return moved, err
-			}
+		there, err := s.standsUnder(ctx, class, from)
+		if err != nil {
+			return err
+		}
+		if !there {
 			continue
 		}
-		_, err := s.decide(ctx, itself, moveSubject, "", func() (decision, error) { return s.moved(ctx, class, from, o.subject) })
+		_, err = s.decide(ctx, itself, moveSubject, "", func() (decision, error) { return s.moved(ctx, class, from, o.subject) })
 		if err != nil && !errors.Is(err, errNothingToMove) {
-			return moved, err
+			return err
 		}
-		moved = true
 	}
-	return moved, nil
+	return nil
 }
 
 // standsUnder says whether anything may be stored under this pseudonym. A subject that ever had a token has the budgets that

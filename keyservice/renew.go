@@ -100,13 +100,17 @@ func (s *Service) followRing(ctx context.Context) error {
 
 // dueRotations are those that there is something to do for.
 func (s *Service) dueRotations(ctx context.Context) (due []storedRotation, err error) {
+	now, err := s.latest(ctx)
+	if err != nil {
+		return nil, err
+	}
 	all, err := s.rotations(ctx)
 	if err != nil {
 		return nil, s.failed(ctx, itself, renewKeys, "", err)
 	}
 	for _, r := range all {
 		waited := s.Clock().Sub(time.UnixMilli(r.SavedAt))
-		if r.State == RotationRunning || r.State == RotationWaiting && waited >= s.Renewal.withDefaults().Retry {
+		if r.state(now) == RotationRunning || r.State == RotationWaiting && waited >= s.Renewal.withDefaults().Retry {
 			due = append(due, r)
 		}
 	}
@@ -115,8 +119,11 @@ func (s *Service) dueRotations(ctx context.Context) (due []storedRotation, err e
 
 // run works on one rotation until there is nothing to do for it now.
 func (r *renewal) run(ctx context.Context) error {
-	if r.row.State == RotationWaiting {
+	switch r.row.State {
+	case RotationWaiting:
 		r.row.rotation = r.row.again()
+	case RotationPaused: // and the pause is over
+		r.row.State = RotationRunning
 	}
 	for r.row.State == RotationRunning {
 		if err := r.hold(ctx); err != nil {
@@ -372,9 +379,14 @@ func (r *renewal) save(ctx context.Context) error {
 		if err != nil {
 			return decision{}, err
 		}
-		if now.State == RotationPaused && r.row.State != RotationDone {
+		at, err := r.latest(ctx)
+		if err != nil {
+			return decision{}, err
+		}
+		if now.rests(at) && r.row.State != RotationDone {
 			r.row.State = RotationPaused
 		}
+		r.row.PausedBy, r.row.PauseEnd = now.PausedBy, now.PauseEnd
 		r.row.require = now.require
 		d := decision{entry: e}
 		return d, r.writeRotation(r.row, &d)

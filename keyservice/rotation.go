@@ -79,7 +79,13 @@ type rotation struct {
 	SavedAt  int64         `cbor:"14,keyasint"`
 	EndedAt  int64         `cbor:"15,keyasint,omitempty"`
 	Passes   int           `cbor:"16,keyasint,omitempty"` // that came to their end
+	PausedBy string        `cbor:"17,keyasint,omitempty"` // who paused it last
+	PauseEnd int64         `cbor:"18,keyasint,omitempty"` // of that pause
 }
+
+// MaxPause is how long a rotation rests at most when it is paused; then it goes on by itself. Who paused it last cannot pause
+// it again: so one officer alone delays a rotation by this much, and no more.
+const MaxPause = 24 * time.Hour
 
 // maxFailedShown is how many serials of tokens that cannot be renewed a rotation names.
 const maxFailedShown = 100
@@ -108,15 +114,33 @@ type RotationView struct {
 	BegunAt  time.Time
 	SavedAt  time.Time
 	EndedAt  time.Time // zero until it is done
+	PausedBy string    // empty unless it is paused, and so is the next
+	PauseEnd time.Time // when it goes on by itself
 }
 
-func (r rotation) view(id string) RotationView {
+// rests says whether an officer's pause is not over yet.
+func (r rotation) rests(now time.Time) bool {
+	return r.State == RotationPaused && now.UnixMilli() < r.PauseEnd
+}
+
+// state is the rotation's at a time: a pause that is over is none.
+func (r rotation) state(now time.Time) RotationState {
+	if r.State == RotationPaused && !r.rests(now) {
+		return RotationRunning
+	}
+	return r.State
+}
+
+func (r rotation) view(id string, now time.Time) RotationView {
 	v := RotationView{
-		ID: id, From: r.from(), To: r.to(), State: r.State, Stage: r.Stage, Tokens: r.Tokens, Seen: r.Seen, Renewed: r.Renewed,
+		ID: id, From: r.from(), To: r.to(), State: r.state(now), Stage: r.Stage, Tokens: r.Tokens, Seen: r.Seen, Renewed: r.Renewed,
 		Failures: r.Failures, Failed: r.Failed, Left: r.Left, BegunAt: time.UnixMilli(r.BegunAt).UTC(), SavedAt: time.UnixMilli(r.SavedAt).UTC(),
 	}
 	if r.EndedAt != 0 {
 		v.EndedAt = time.UnixMilli(r.EndedAt).UTC()
+	}
+	if r.rests(now) {
+		v.PausedBy, v.PauseEnd = r.PausedBy, time.UnixMilli(r.PauseEnd).UTC()
 	}
 	return v
 }
@@ -198,10 +222,14 @@ func (s *Service) rotations(ctx context.Context) ([]storedRotation, error) {
 func (s *Service) Rotations(ctx context.Context, c authz.Caller) ([]RotationView, error) {
 	var views []RotationView
 	err := s.asOfficer(ctx, c, authz.ReadRotations, func() (decision, error) {
+		now, err := s.latest(ctx)
+		if err != nil {
+			return decision{}, err
+		}
 		all, err := s.rotations(ctx)
 		views = []RotationView{}
 		for _, r := range all {
-			views = append(views, r.view(r.id))
+			views = append(views, r.view(r.id, now))
 		}
 		return decision{entry: audit.Entry{Outcome: audit.Done}}, err
 	})
@@ -210,23 +238,29 @@ func (s *Service) Rotations(ctx context.Context, c authz.Caller) ([]RotationView
 
 // Rotation shows one of them.
 func (s *Service) Rotation(ctx context.Context, c authz.Caller, id string) (RotationView, error) {
-	return s.onRotation(ctx, c, authz.ReadRotations, id, func(r *storedRotation) *Error { return nil })
+	return s.onRotation(ctx, c, authz.ReadRotations, id, func(*storedRotation, time.Time) *Error { return nil })
 }
 
-// PauseRotation lets the job rest until an officer resumes it. What is under way is finished.
+// PauseRotation lets the job rest until an officer resumes it, MaxPause at most. What is under way is finished. Asked again by
+// the same officer while it rests, it changes nothing; by another one, the pause begins anew.
 func (s *Service) PauseRotation(ctx context.Context, c authz.Caller, id string) (RotationView, error) {
-	return s.onRotation(ctx, c, authz.PauseRotation, id, func(r *storedRotation) *Error {
-		if r.State == RotationDone {
+	return s.onRotation(ctx, c, authz.PauseRotation, id, func(r *storedRotation, now time.Time) *Error {
+		switch {
+		case r.State == RotationDone:
 			return &Error{Code: CodeTransition, Detail: "the rotation is done: there is nothing to pause"}
+		case r.PausedBy == c.Name && r.rests(now):
+			return nil
+		case r.PausedBy == c.Name:
+			return &Error{Code: CodeTransition, Detail: "you paused it last: only another officer can pause it again"}
 		}
-		r.State = RotationPaused
+		r.State, r.PausedBy, r.PauseEnd = RotationPaused, c.Name, now.Add(MaxPause).UnixMilli()
 		return nil
 	})
 }
 
 // ResumeRotation lets the job go on where it was paused, or try at once what it waits to try again.
 func (s *Service) ResumeRotation(ctx context.Context, c authz.Caller, id string) (RotationView, error) {
-	return s.onRotation(ctx, c, authz.ResumeRotation, id, func(r *storedRotation) *Error {
+	return s.onRotation(ctx, c, authz.ResumeRotation, id, func(r *storedRotation, _ time.Time) *Error {
 		switch r.State {
 		case RotationDone:
 			return &Error{Code: CodeTransition, Detail: "the rotation is done: there is nothing to resume"}
@@ -239,7 +273,7 @@ func (s *Service) ResumeRotation(ctx context.Context, c authz.Caller, id string)
 }
 
 // onRotation shows one rotation to an officer, after fn changed it or said why not.
-func (s *Service) onRotation(ctx context.Context, c authz.Caller, a authz.Action, id string, fn func(*storedRotation) *Error) (RotationView, error) {
+func (s *Service) onRotation(ctx context.Context, c authz.Caller, a authz.Action, id string, fn func(*storedRotation, time.Time) *Error) (RotationView, error) {
 	var v RotationView
 	err := s.asOfficer(ctx, c, a, func() (decision, error) {
 		r, err := s.loadRotation(ctx, id)
@@ -249,14 +283,21 @@ func (s *Service) onRotation(ctx context.Context, c authz.Caller, a authz.Action
 		if err != nil {
 			return decision{}, err
 		}
+		now, err := s.latest(ctx)
+		if err != nil {
+			return decision{}, err
+		}
 		before := r.rotation
-		if refusal := fn(&r); refusal != nil {
+		if refusal := fn(&r, now); refusal != nil {
 			return refuse(refusal.Code, refusal.Detail), nil
 		}
-		v = r.view(r.id)
+		v = r.view(r.id, now)
 		d := decision{entry: audit.Entry{Outcome: audit.Done, Proposal: r.id}}
-		if r.State == before.State {
+		if r.State == before.State && r.PausedBy == before.PausedBy {
 			return d, nil
+		}
+		if r.rests(now) {
+			d.entry.Detail = "until " + v.PauseEnd.Format(time.RFC3339) + " at most"
 		}
 		return d, s.writeRotation(r, &d)
 	})
@@ -266,11 +307,23 @@ func (s *Service) onRotation(ctx context.Context, c authz.Caller, a authz.Action
 	return v, nil
 }
 
-// asOfficer authorises and decides.
+// asOfficer authorises and decides, if the caller stands in the row of officers, too, and still does when it is decided: whom
+// two officers have removed has nothing left of it but a role.
 func (s *Service) asOfficer(ctx context.Context, c authz.Caller, a authz.Action, fn func() (decision, error)) error {
 	if err := s.authorise(ctx, c, a, ""); err != nil {
 		return err
 	}
-	_, err := s.decide(ctx, c, a, "", fn)
+	_, err := s.decide(ctx, c, a, "", func() (decision, error) {
+		o, officersNow, err := s.loadOfficers(ctx)
+		if err != nil {
+			return decision{}, err
+		}
+		if !slices.Contains(o.Names, c.Name) {
+			return refuse(CodeNotOfficer, "this takes an officer of this installation, and you are not one of them"), nil
+		}
+		d, err := fn()
+		d.change.Require = append(d.change.Require, officersNow)
+		return d, err
+	})
 	return err
 }

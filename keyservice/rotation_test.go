@@ -291,9 +291,9 @@ func TestARotationOutlivesOutagesAndPauses(t *testing.T) {
 	require.Equal(t, RotationDone, w.renewsAll(id).State)
 	require.True(t, w.try(p, p.password()).Accepted)
 	for _, change := range []func(context.Context, authz.Caller, string) (RotationView, error){w.PauseRotation, w.ResumeRotation} {
-		_, err := change(ctx, alice, id)
+		_, err := change(ctx, bob, id)
 		require.Equal(t, CodeTransition, CodeOf(err))
-		_, err = change(ctx, alice, "0123456789abcdef0123456789abcdef")
+		_, err = change(ctx, bob, "0123456789abcdef0123456789abcdef")
 		require.Equal(t, CodeRotationNotFound, CodeOf(err))
 		_, err = change(ctx, branch, id)
 		require.Equal(t, CodeDenied, CodeOf(err))

@@ -28,7 +28,7 @@ func (c *Client) Rotation(ctx context.Context, id string) (wire.Rotation, error)
 	return call[wire.Rotation](ctx, c, http.MethodGet, c.at("rotations", id), nil)
 }
 
-// PauseRotation lets a rotation rest until it is resumed. Role: officer.
+// PauseRotation lets a rotation rest until it is resumed, 24 hours at most. Role: officer.
 func (c *Client) PauseRotation(ctx context.Context, id string) (wire.Rotation, error) {
 	return call[wire.Rotation](ctx, c, http.MethodPost, c.at("rotations", id, "pause"), nil)
 }

@@ -43,6 +43,9 @@ type Rotation struct {
 	BegunAt    time.Time   `json:"begun_at" doc:"When the new version became active"`
 	ProgressAt time.Time   `json:"progress_at" doc:"When this was written down"`
 	EndedAt    *time.Time  `json:"ended_at,omitempty" doc:"When it was done"`
+
+	PausedBy    string     `json:"paused_by,omitempty" doc:"Which officer paused it, if it is paused" example:"officer-1"`
+	PauseEndsAt *time.Time `json:"pause_ends_at,omitempty" doc:"When it goes on by itself, if it is paused"`
 }
 
 // RotationsAnswer lists rotations (GET /v1/rotations).
@@ -63,7 +66,6 @@ type FedSubject struct {
 
 // FeedAnswer says what became of them.
 type FeedAnswer struct {
-	Moved     int   `json:"moved" doc:"Stood under an older version" example:"499"`
-	Unchanged int   `json:"unchanged" doc:"Nothing is stored of them, or they stood under the active version already" example:"0"`
+	Fed       int   `json:"fed" doc:"How many stand under the active version now, if anything is stored of them" example:"499"`
 	Malformed []int `json:"malformed" doc:"Places in the list, from 0, of what is no card number or account id; the others were fed all the same" example:"[17]"`
 }

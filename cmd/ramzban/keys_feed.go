@@ -17,9 +17,6 @@ import (
 	"ramzban/keyservice"
 )
 
-// feedPart is how many customers are handed over at once.
-const feedPart = 500
-
 func keysFeedCommand() *cobra.Command {
 	var o officer
 	var days int
@@ -29,7 +26,8 @@ func keysFeedCommand() *cobra.Command {
 		Short: "Feed customers to a new lookup key, after another officer has approved it",
 		Long: "With --open it proposes a feed. Once that is approved, ID is the proposal's, and FILE holds the customers, one JSON\n" +
 			"object a line: {\"class\":\"card\",\"subject\":\"6037991234567893\"}; - is standard input. It may be run again with the\n" +
-			"same file. The list is kept nowhere.",
+			"same file. The list is kept nowhere, and nobody is told who of it is a customer: `ramzban rotations` shows how many\n" +
+			"rows are left, once it has counted again.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
@@ -85,7 +83,7 @@ func feedFile(ctx context.Context, w io.Writer, in io.Reader, o client.Options, 
 
 // nextPart reads the next customers. It names the line that is wrong, and nothing of what stands there.
 func nextPart(lines *bufio.Scanner, before int) (part []wire.FedSubject, done bool, err error) {
-	for len(part) < feedPart {
+	for len(part) < keyservice.MaxFed {
 		if !lines.Scan() {
 			return part, true, lines.Err()
 		}
@@ -102,19 +100,19 @@ func nextPart(lines *bufio.Scanner, before int) (part []wire.FedSubject, done bo
 
 // feedTotal sums up what became of the parts.
 type feedTotal struct {
-	lines, moved, unchanged int
-	malformed               []int // lines, from 1
+	lines, fed int
+	malformed  []int // lines, from 1
 }
 
 func (t *feedTotal) add(lines int, a wire.FeedAnswer) {
 	for _, i := range a.Malformed {
 		t.malformed = append(t.malformed, t.lines+i+1)
 	}
-	t.lines, t.moved, t.unchanged = t.lines+lines, t.moved+a.Moved, t.unchanged+a.Unchanged
+	t.lines, t.fed = t.lines+lines, t.fed+a.Fed
 }
 
 func (t *feedTotal) print(w io.Writer) error {
-	if _, err := fmt.Fprintf(w, "%d lines: %d moved, %d unchanged\n", t.lines, t.moved, t.unchanged); err != nil {
+	if _, err := fmt.Fprintf(w, "%d lines: %d fed\n", t.lines, t.fed); err != nil {
 		return err
 	}
 	if len(t.malformed) > 0 {

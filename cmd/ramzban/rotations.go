@@ -38,7 +38,7 @@ func rotationsCommand() *cobra.Command {
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON, one rotation a line")
 	c.AddCommand(
 		rotationCommand("show", "Show a rotation, and what it could not do", (*client.Client).Rotation),
-		rotationCommand("pause", "Let a rotation rest", (*client.Client).PauseRotation),
+		rotationCommand("pause", "Let a rotation rest, 24 hours at most", (*client.Client).PauseRotation),
 		rotationCommand("resume", "Let a rotation go on, or try again what it could not do", (*client.Client).ResumeRotation))
 	return c
 }
@@ -63,6 +63,9 @@ func printRotations(w, notes io.Writer, list []wire.Rotation, asJSON bool) error
 		}
 		rows = append(rows, row(shortID(r.ID), fmt.Sprintf("%s %d>%d", r.Label, r.From, r.To), r.Status,
 			r.BegunAt.UTC().Format("2006-01-02 15:04"), fmt.Sprintf("%d/%d", r.Seen, r.Tokens), left))
+		if says := pauseSays(r); says != "" {
+			rows = append(rows, cut(strings.Repeat(" ", 13)+says, columns))
+		}
 	}
 	_, err := fmt.Fprintln(w, strings.Join(rows, "\n"))
 	return err
@@ -100,6 +103,14 @@ func rotationCommand(verb, short string, do func(*client.Client, context.Context
 	return c
 }
 
+// pauseSays says how long a rotation that is paused rests; "" of others.
+func pauseSays(r wire.Rotation) string {
+	if r.PauseEndsAt == nil {
+		return ""
+	}
+	return fmt.Sprintf("paused by %s, goes on by itself %s UTC", cut(r.PausedBy, 20), r.PauseEndsAt.UTC().Format("2006-01-02 15:04"))
+}
+
 // rotationNamed finds a rotation by the beginning of its id.
 func rotationNamed(ctx context.Context, api *client.Client, id string) (string, error) {
 	answer, err := api.Rotations(ctx)
@@ -118,6 +129,9 @@ func printRotation(w io.Writer, r wire.Rotation) error {
 	says := []string{rotationSays(r), "id:    " + r.ID, "begun: " + r.BegunAt.UTC().Format(time.DateTime) + " UTC"}
 	if r.EndedAt != nil {
 		says = append(says, "done:  "+r.EndedAt.UTC().Format(time.DateTime)+" UTC")
+	}
+	if pause := pauseSays(r); pause != "" {
+		says = append(says, pause)
 	}
 	for _, k := range r.Kinds {
 		says = append(says, fmt.Sprintf("left:  %d %s", k.Rows, k.Kind))

@@ -151,7 +151,10 @@ func TestKeysAtTheTerminal(t *testing.T) {
 	table = s.does(t, "officer-1", "rotations")
 	requireColumns(t, table)
 	require.Regexp(t, p.ID[:12]+` lookup 1>2 +waiting .* 1/1 +5`, table)
-	require.Contains(t, s.does(t, "officer-2", "rotations", "pause", p.ID[:12]), "paused")
+	require.Contains(t, s.does(t, "officer-2", "rotations", "pause", p.ID[:12]), "paused by officer-2, goes on by itself 20")
+	table = s.does(t, "officer-1", "rotations")
+	requireColumns(t, table)
+	require.Regexp(t, `(?m)^ {13}paused by officer-2, goes on by itself 20\d\d-.* UTC$`, table)
 	var paused wire.Rotation
 	require.NoError(t, json.Unmarshal([]byte(s.does(t, "officer-1", "rotations", "--json")), &paused))
 	require.Equal(t, "paused", paused.Status)
@@ -163,7 +166,7 @@ func TestKeysAtTheTerminal(t *testing.T) {
 		require.NoError(t, json.NewEncoder(&lines).Encode(wire.FedSubject{Class: "card", Subject: subject}))
 	}
 	require.NoError(t, os.WriteFile(list, lines.Bytes(), 0o600))
-	require.Equal(t, "2 lines: 1 moved, 1 unchanged\n", s.does(t, "officer-1", "keys", "feed", feed.ID, list))
+	require.Equal(t, "2 lines: 2 fed\n", s.does(t, "officer-1", "keys", "feed", feed.ID, list))
 	require.Contains(t, s.does(t, "officer-1", "rotations", "resume", p.ID), "running")
 	require.Equal(t, "done", s.awaitRotation(t, p.ID).Status)
 	require.NotContains(t, s.output(), card, "no card number is logged")
