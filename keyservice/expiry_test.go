@@ -137,6 +137,7 @@ func TestBucketsFollowEachOther(t *testing.T) {
 // a day off each other), lost answers and expiry: a request is decided at most once within 24 hours, and every later
 // answer is the first one.
 func TestNoInterleavingDecidesARequestTwice(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := 0
 	rapid.Check(t, func(r *rapid.T) {

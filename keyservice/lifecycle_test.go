@@ -269,6 +269,7 @@ var answers = map[string]struct {
 // Every operation on a token of every channel in every status: what the tables do not allow is refused with its reason,
 // and leaves the status as it was.
 func TestEveryOperationInEveryStatus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := 0
 	for channel, table := range answers {

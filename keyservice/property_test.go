@@ -20,6 +20,7 @@ func TestNoInterleavingAcceptsAPasswordTwice(t *testing.T) { interleave(t, newWo
 
 // Nor is it, if each request goes to any of three nodes, whose clocks differ by a minute.
 func TestNoInterleavingOfNodesAcceptsAPasswordTwice(t *testing.T) {
+	t.Parallel()
 	nodes := newCluster(t, 0, 30*time.Second, -30*time.Second)
 	interleave(t, nodes...)
 	nodes[1].requireNothingFound()

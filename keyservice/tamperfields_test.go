@@ -170,8 +170,10 @@ func (w *world) targets() map[string]target {
 // Any edit of any field, and any field left out, of any row that a decision depends on is seen and alarmed, with cold and
 // with warm handles; with the right rows everything works again.
 func TestEveryEditedFieldIsSeen(t *testing.T) {
+	t.Parallel()
 	for _, temperature := range []string{"cold", "warm"} {
 		t.Run(temperature, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			targets := w.targets()
 			var alarms []audit.Entry
