@@ -3,7 +3,6 @@ package keyservice
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"strings"
 	"time"
@@ -94,9 +93,4 @@ func (h horizon) known(gaps []audit.Gap) (known []audit.Gap) {
 		}
 	}
 	return known
-}
-
-// describeRemoved is how entries name what was removed.
-func describeRemoved(node string, first, before uint64) string {
-	return fmt.Sprintf("entries %d to %d of %s", first, before-1, node)
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // ActionPruneAudit removes old entries of a node's log from the database. Its parameters are an AuditPrune.
-const ActionPruneAudit = "audit.prune"
+const ActionPruneAudit = audit.PrunedLog
 
 // AuditPrune says which entries are removed: those that were exported and verified.
 type AuditPrune struct {
@@ -135,7 +135,7 @@ func (s *Service) prune(ctx context.Context, x *execution) (decision, *Error, er
 			return decision{}, nil, err
 		}
 		if done {
-			return decision{entry: audit.Entry{Detail: "all before entry " + fmt.Sprint(q.Before) + " of " + q.Node}}, nil, nil
+			return decision{entry: audit.Entry{Detail: audit.PrunedUntil(q.Node, q.Before)}}, nil, nil
 		}
 	}
 }
@@ -156,7 +156,7 @@ func (s *Service) pruneChunk(ctx context.Context, q AuditPrune) (d decision, don
 	return decision{
 		ring:   ring,
 		change: store.Change{Require: []store.Require{require}, Put: []store.Put{row}, Delete: keys},
-		entry:  audit.Entry{Detail: describeRemoved(q.Node, from, b.First)},
+		entry:  audit.Entry{Detail: audit.PrunedEntries(q.Node, from, b.First)},
 	}, b.First >= q.Before, err
 }
 

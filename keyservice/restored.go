@@ -25,7 +25,7 @@ const (
 	ActionRestore = "restore"
 
 	restoreAction authz.Action = ActionRestore
-	restoreLog    authz.Action = "restore.log" // how one node's log goes on, or that it does not
+	restoreLog    authz.Action = audit.RestoredLog
 	restoreTokens authz.Action = audit.RestoredTokens
 	restoreGone   authz.Action = audit.RestoredGone
 )

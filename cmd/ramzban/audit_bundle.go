@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"ramzban/keyservice/audit"
@@ -12,27 +11,30 @@ import (
 )
 
 // verifyBundle checks a bundle of proofs and says what it proves.
-func verifyBundle(out io.Writer, file string, keys []audit.PublicKey, asJSON bool) error {
-	text, err := os.ReadFile(file)
+func verifyBundle(out io.Writer, keys []audit.PublicKey, q verifying) error {
+	text, err := archive.ReadPlain(q.bundle, archive.MaxBundle)
 	if err != nil {
 		return err
 	}
 	bundle, proven, err := archive.OpenBundle(text, keys)
+	if err == nil && q.installation != "" && bundle.Installation != q.installation {
+		err = fmt.Errorf("%w: it is of the installation %s", archive.ErrBundle, bundle.Installation)
+	}
 	if errors.Is(err, archive.ErrBundle) {
-		return fmt.Errorf("%w: %s: %w", errNotSigned, file, err)
+		return fmt.Errorf("%w: %s: %w", errNotSigned, q.bundle, err)
 	}
 	if err != nil {
 		return err
 	}
-	if asJSON {
-		return printJSON(out, provenEntries(proven))
+	if q.asJSON {
+		return printJSON(out, provenEntries(bundle.Installation, proven))
 	}
 	for _, p := range proven {
 		if _, err := fmt.Fprint(out, sayProven(p)); err != nil {
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(out, "proven: %s of token %s\n", countedAs(len(proven), "entry", "entries"), bundle.Serial)
+	_, err = fmt.Fprintf(out, "proven: %s of token %s, installation %s\n", countedAs(len(proven), "entry", "entries"), bundle.Serial, bundle.Installation)
 	return err
 }
 
@@ -49,14 +51,16 @@ type provenEntry struct {
 	Use      string    `json:"use,omitempty"`
 	Signed   uint64    `json:"signed"`
 	SignedAt time.Time `json:"signed_at"`
+
+	Installation string `json:"installation"`
 }
 
-func provenEntries(proven []archive.Statement) (all []provenEntry) {
+func provenEntries(installation string, proven []archive.Statement) (all []provenEntry) {
 	for _, p := range proven {
 		e := p.Entry
 		all = append(all, provenEntry{
 			Node: e.Node, Index: p.Index, Time: time.UnixMilli(e.Time).UTC(), Actor: e.Actor, Action: e.Action, Outcome: string(e.Outcome),
-			Reason: e.Reason, Serial: e.Serial, Use: e.Use, Signed: p.Signed, SignedAt: p.By.UTC(),
+			Reason: e.Reason, Serial: e.Serial, Use: e.Use, Signed: p.Signed, SignedAt: p.By.UTC(), Installation: installation,
 		})
 	}
 	return all

@@ -26,7 +26,8 @@ func auditExportCommand() *cobra.Command {
 again it adds what is new since, and goes on where it was cut short. It ends with the newest signed
 checkpoint, and keeps nothing that does not lead to it. Verify the folder with ` + "`ramzban audit verify`" + `.
 
-Older segments (entries-*.ndjson) may be moved elsewhere when they are verified; the other files stay.`,
+Older segments (entries-*.ndjson) may be moved elsewhere when they are verified, but not the newest
+one; the other files stay.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if dir == "" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,7 +65,12 @@ func readTime(text string) (time.Time, error) {
 
 func makeBundle(ctx context.Context, o client.Options, dir, serial string, at time.Time) (archive.Bundle, error) {
 	if dir != "" {
-		return archive.Prove(ctx, os.DirFS(dir), serial, at)
+		folder, err := archive.OpenFolder(dir)
+		if err != nil {
+			return archive.Bundle{}, err
+		}
+		defer func() { _ = folder.Close() }()
+		return archive.Prove(ctx, folder, serial, at)
 	}
 	api, err := openClient(o)
 	if err != nil {

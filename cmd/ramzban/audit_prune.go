@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,7 +74,12 @@ func (p pruning) older(ctx context.Context, out io.Writer) (archive.Older, error
 	if err := verifyArchive(ctx, out, p.dir, keys, verifying{anchors: p.anchors, pruned: p.pruned}); err != nil {
 		return archive.Older{}, err
 	}
-	older, err := archive.OlderThan(os.DirFS(p.dir), p.node, time.Now().AddDate(0, 0, -p.days))
+	folder, err := archive.OpenFolder(p.dir)
+	if err != nil {
+		return archive.Older{}, err
+	}
+	defer func() { _ = folder.Close() }()
+	older, err := archive.OlderThan(folder, p.node, time.Now().AddDate(0, 0, -p.days))
 	if err != nil {
 		return archive.Older{}, err
 	}

@@ -118,7 +118,12 @@ func (f restoreFlags) restore(ctx context.Context, c Config, h *hsm.HSM, into co
 		return none, err
 	}
 	if f.archive != "" {
-		if r.Archive, err = archive.NewReader(os.DirFS(f.archive)); err != nil {
+		folder, err := archive.OpenFolder(f.archive)
+		if err != nil {
+			return none, err
+		}
+		defer func() { _ = folder.Close() }()
+		if r.Archive, err = archive.NewReader(folder); err != nil {
 			return none, fmt.Errorf("%s: %w", f.archive, err)
 		}
 	}

@@ -26,6 +26,8 @@ type Proven struct {
 // Bundle proves entries of one token: each is in the tree of a signed checkpoint. It proves nothing about entries that are
 // not in it.
 type Bundle struct {
+	Installation string // whose logs they are in, by the checkpoints; set by OpenBundle
+
 	Serial      string
 	Time        time.Time         // that was asked for
 	Checkpoints map[string][]byte // the signed notes, by node
@@ -128,19 +130,37 @@ type Statement struct {
 	By     time.Time   `json:"by"`     // … and when that was signed
 }
 
+// MaxBundle is more than any bundle has, in bytes.
+const MaxBundle = 16 << 20
+
 // OpenBundle reads a bundle and checks everything in it against the keys; ErrBundle says what is wrong.
 func OpenBundle(text []byte, keys []audit.PublicKey) (Bundle, []Statement, error) {
+	if len(text) > MaxBundle {
+		return Bundle{}, nil, fmt.Errorf("%w: it has more than %d bytes", ErrBundle, MaxBundle)
+	}
 	b, err := decodeBundle(text)
+	if err != nil {
+		return Bundle{}, nil, err
+	}
+	signed, err := b.openCheckpoints(keys)
 	if err != nil {
 		return Bundle{}, nil, err
 	}
 	var proven []Statement
 	for _, p := range b.Entries {
-		s, err := b.check(p, keys)
+		s, err := b.check(p, signed)
+		if err == nil && slices.ContainsFunc(proven, func(had Statement) bool { return had.Index == s.Index && had.Entry.Node == s.Entry.Node }) {
+			err = errors.New("it is there twice")
+		}
 		if err != nil {
 			return Bundle{}, nil, fmt.Errorf("%w: entry %d: %w", ErrBundle, p.Index, err)
 		}
 		proven = append(proven, s)
+	}
+	for node := range signed {
+		if !slices.ContainsFunc(proven, func(s Statement) bool { return s.Entry.Node == node }) {
+			return Bundle{}, nil, fmt.Errorf("%w: it has no entry of %s, but a checkpoint", ErrBundle, node)
+		}
 	}
 	if proven == nil {
 		return Bundle{}, nil, fmt.Errorf("%w: it has no entries", ErrBundle)
@@ -153,8 +173,31 @@ func OpenBundle(text []byte, keys []audit.PublicKey) (Bundle, []Statement, error
 	return b, proven, nil
 }
 
+// openCheckpoints opens the bundle's checkpoints, by node. All must be of one installation.
+func (b *Bundle) openCheckpoints(keys []audit.PublicKey) (map[string]audit.Checkpoint, error) {
+	signed := map[string]audit.Checkpoint{}
+	for node, note := range b.Checkpoints {
+		installation, of, err := audit.OriginOf(note)
+		if err == nil && of != node {
+			err = fmt.Errorf("it is one of %s", of)
+		}
+		if err == nil && b.Installation != "" && b.Installation != installation {
+			err = fmt.Errorf("it is of %s, another one of %s", installation, b.Installation)
+		}
+		var c audit.Checkpoint
+		if err == nil {
+			c, err = audit.OpenCheckpoint(note, audit.Origin(installation, node), keys)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: the checkpoint of %s: %w", ErrBundle, node, err)
+		}
+		b.Installation, signed[node] = installation, c
+	}
+	return signed, nil
+}
+
 // check checks one entry: it is about the token, and in the tree that its node signed.
-func (b Bundle) check(p Proven, keys []audit.PublicKey) (Statement, error) {
+func (b Bundle) check(p Proven, signed map[string]audit.Checkpoint) (Statement, error) {
 	e, err := audit.Decode(p.Leaf)
 	if err != nil {
 		return Statement{}, err
@@ -162,17 +205,9 @@ func (b Bundle) check(p Proven, keys []audit.PublicKey) (Statement, error) {
 	if !about(e, b.Serial) {
 		return Statement{}, errors.New("it is about another token")
 	}
-	signed := b.Checkpoints[e.Node]
-	installation, node, err := audit.OriginOf(signed)
-	if err != nil {
-		return Statement{}, fmt.Errorf("the checkpoint of %s: %w", e.Node, err)
-	}
-	if node != e.Node {
-		return Statement{}, fmt.Errorf("its checkpoint is one of %s", node)
-	}
-	c, err := audit.OpenCheckpoint(signed, audit.Origin(installation, node), keys)
-	if err != nil {
-		return Statement{}, err
+	c, is := signed[e.Node]
+	if !is {
+		return Statement{}, fmt.Errorf("there is no checkpoint of %s", e.Node)
 	}
 	if p.Index >= uint64(c.Tree.N) {
 		return Statement{}, fmt.Errorf("its checkpoint tells of %d entries", c.Tree.N)

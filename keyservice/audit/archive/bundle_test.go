@@ -35,7 +35,7 @@ func TestABundleProvesTheNearestEntries(t *testing.T) {
 	text, keys := proven(t)
 	b, said, err := OpenBundle(text, keys)
 	require.NoError(t, err)
-	require.Equal(t, serialOf(3), b.Serial)
+	require.Equal(t, []string{serialOf(3), installation}, []string{b.Serial, b.Installation})
 	require.Len(t, said, 2)
 	require.Equal(t, []any{"node-2", uint64(150), uint64(151)}, []any{said[0].Entry.Node, said[0].Index, said[0].Signed}, "the last one before")
 	require.Equal(t, []any{"node-1", uint64(153), uint64(300)}, []any{said[1].Entry.Node, said[1].Index, said[1].Signed}, "the first one after")
@@ -67,13 +67,18 @@ func TestAProofIsOfOneEntry(t *testing.T) {
 	b, _, err := OpenBundle(text, keys)
 	require.NoError(t, err)
 	for name, change := range map[string]func(*Bundle){
-		"another index": func(b *Bundle) { b.Entries[1].Index-- },
-		"beyond":        func(b *Bundle) { b.Entries[1].Index = 300 },
-		"another leaf":  func(b *Bundle) { b.Entries[1].Leaf = b.Entries[0].Leaf },
-		"no proof":      func(b *Bundle) { b.Entries[1].Proof = nil },
-		"no checkpoint": func(b *Bundle) { delete(b.Checkpoints, "node-1") },
-		"another one":   func(b *Bundle) { b.Checkpoints["node-1"] = b.Checkpoints["node-2"] },
-		"no entries":    func(b *Bundle) { b.Entries = nil },
+		"another index":                   func(b *Bundle) { b.Entries[1].Index-- },
+		"beyond":                          func(b *Bundle) { b.Entries[1].Index = 300 },
+		"another leaf":                    func(b *Bundle) { b.Entries[1].Leaf = b.Entries[0].Leaf },
+		"no proof":                        func(b *Bundle) { b.Entries[1].Proof = nil },
+		"no checkpoint":                   func(b *Bundle) { delete(b.Checkpoints, "node-1") },
+		"another one":                     func(b *Bundle) { b.Checkpoints["node-1"] = b.Checkpoints["node-2"] },
+		"no entries":                      func(b *Bundle) { b.Entries = nil },
+		"an entry twice":                  func(b *Bundle) { b.Entries[1] = b.Entries[0]; delete(b.Checkpoints, "node-1") },
+		"a checkpoint that nothing is in": func(b *Bundle) { b.Entries = b.Entries[:1] },
+		"two installations": func(b *Bundle) {
+			b.Checkpoints["node-1"] = bytes.ReplaceAll(b.Checkpoints["node-1"], []byte(installation), []byte("other-bank"))
+		},
 	} {
 		c := b
 		c.Entries = append([]Proven{}, b.Entries...)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -22,8 +21,11 @@ type target struct {
 // checkpoints reads the checkpoints of the archive: signed by a key that is trusted, and of this node.
 func (l *log) checkpoints() {
 	for _, size := range l.contents.checkpoints {
+		if l.report.full() {
+			return
+		}
 		name := checkpointName(size)
-		signed, err := fs.ReadFile(l.dir, name)
+		signed, err := readFile(l.dir, name, maxNote)
 		if err != nil {
 			l.found(Finding{File: name, What: CheckpointWrong, Detail: err.Error()})
 			continue
@@ -56,12 +58,14 @@ func (v *verification) open(signed []byte, node string) (audit.Checkpoint, error
 
 func (l *log) sameInstallation(c audit.Checkpoint, file string) {
 	installation, _, _ := audit.SplitOrigin(c.Origin) // was read before
-	if l.installation == "" {
-		l.installation = installation
+	if l.Installation == "" {
+		l.Installation = installation
 	}
-	if l.installation != installation {
-		l.found(Finding{File: file, What: InstallationOther, Detail: "it is of " + installation + ", others of " + l.installation})
+	if l.Installation != installation {
+		l.found(Finding{File: file, What: InstallationOther, Detail: "it is of " + installation + ", and not of " + l.Installation})
+		return
 	}
+	l.report.Installation = installation
 }
 
 func (l *log) aim(t target) {
@@ -74,8 +78,10 @@ func (l *log) signedAt(size uint64) bool {
 	return found
 }
 
-// anchors reads the witnesses' checkpoints, and gives each to its log.
+// anchors reads the witnesses' checkpoints, and gives each to its log. Who has a witness wants all logs compared: one that
+// the witness does not know is reported.
 func (v *verification) anchors() {
+	anchored := map[string]bool{}
 	for _, a := range v.Anchors {
 		_, node, err := audit.OriginOf(a.Signed)
 		var c audit.Checkpoint
@@ -93,6 +99,12 @@ func (v *verification) anchors() {
 		case c.Tree.N > 0:
 			v.logs[i].aim(target{size: uint64(c.Tree.N), root: c.Tree.Hash, anchor: a.Name})
 			v.logs[i].sameInstallation(c, a.Name)
+			anchored[node] = true
+		}
+	}
+	for _, l := range v.logs {
+		if len(v.Anchors) > 0 && !anchored[l.node] {
+			l.found(Finding{What: WitnessSilent, Detail: "no checkpoint of this log was given with --anchor: its end may have been cut off"})
 		}
 	}
 }
@@ -111,26 +123,29 @@ func (l *log) compare() {
 func (l *log) hold(t target, entries, hashes bool) {
 	switch {
 	case entries && hashes:
-		l.passed()
+		l.passed(t)
 	case entries:
 		for _, d := range l.differences {
 			l.found(Finding{File: hashesOf(l.segments, d.index), Index: at(d.index), What: HashesChanged, Detail: "the entry is the one that was signed"})
 		}
 		l.hashTree = l.entryTree.clone()
-		l.passed()
+		l.passed(t)
 	case hashes:
 		for _, d := range l.differences {
 			l.found(Finding{File: d.file, Line: d.line, Index: at(d.index), What: EntryChanged, Detail: "another one was signed"})
 		}
 		l.entryTree = l.hashTree.clone()
-		l.passed()
+		l.passed(t)
 	default:
 		l.wrong(t)
 	}
 }
 
-func (l *log) passed() {
+func (l *log) passed(t target) {
 	l.report.Checked++
+	if t.anchor != "" {
+		l.Anchored = t.size
+	}
 	l.right, l.differences, l.lost = l.entryTree.size, nil, false
 }
 
@@ -160,9 +175,9 @@ func hashesOf(segments []segment, index uint64) string {
 
 // tail reports what the checkpoints tell of beyond the last entry, and the entries beyond the last checkpoint.
 func (l *log) tail() {
-	l.Entries = l.entryTree.size
+	entries := l.entryTree.size
 	for _, t := range l.targets {
-		f := Finding{File: checkpointName(t.size), Index: at(l.Entries), Last: at(t.size - 1), What: Truncated, Detail: "these entries were signed, and are not in the archive: export again, or find out who removed them"}
+		f := Finding{File: checkpointName(t.size), Index: at(entries), Last: at(t.size - 1), What: Truncated, Detail: "these entries were signed, and are not in the archive: export again, or find out who removed them"}
 		if t.anchor != "" {
 			f.File, f.Detail = t.anchor, "the witness saw these entries, and they are not in the archive: export again, or find out who removed them"
 		}
@@ -171,8 +186,11 @@ func (l *log) tail() {
 	for _, d := range l.differences {
 		l.found(Finding{File: d.file, Line: d.line, Index: at(d.index), What: EntryChanged, Detail: "its hash is another one, and no checkpoint tells which is right"})
 	}
-	if l.Signed < l.Entries {
-		l.found(Finding{Index: at(l.Signed), Last: at(l.Entries - 1), What: Unsigned, Detail: "export again, so that the archive ends on a signed checkpoint"})
+	if l.Signed < entries {
+		l.found(Finding{Index: at(l.Signed), Last: at(entries - 1), What: Unsigned, Detail: "export again, so that the archive ends on a signed checkpoint"})
+	}
+	if l.Pruned && l.First == entries {
+		l.found(Finding{What: FileMissing, Detail: "not one of its entries is there: keep the newest segment, so that there is something to verify"})
 	}
 }
 
@@ -181,7 +199,7 @@ func (l *log) keysFile() {
 	if !l.keys {
 		return
 	}
-	text, err := fs.ReadFile(l.dir, KeysFile)
+	text, err := readFile(l.dir, KeysFile, maxNote)
 	if err != nil {
 		l.found(Finding{File: KeysFile, What: KeysStrange, Detail: err.Error()})
 		return

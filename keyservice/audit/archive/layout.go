@@ -65,24 +65,32 @@ func (c contents) empty() bool { return len(c.segments)+len(c.checkpoints)+len(c
 
 // list reads the names in a node's folder. Files that have nothing to do with an archive are left out.
 func list(dir fs.FS) (contents, error) {
-	files, err := fs.ReadDir(dir, ".")
+	files, err := filesIn(dir)
 	if err != nil {
-		return contents{}, fmt.Errorf("reading the archive: %w", err)
+		return contents{}, err
 	}
 	var c contents
 	found := map[[2]uint64]segment{}
 	for _, f := range files {
-		c.add(f.Name(), found)
+		c.add(f, found)
 	}
 	for _, s := range found {
 		c.segments = append(c.segments, s)
 	}
 	slices.SortFunc(c.segments, func(a, b segment) int { return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.count, b.count)) })
 	slices.Sort(c.checkpoints)
+	slices.Sort(c.strange)
 	return c, nil
 }
 
-func (c *contents) add(name string, found map[[2]uint64]segment) {
+func (c *contents) add(f fs.DirEntry, found map[[2]uint64]segment) {
+	name := f.Name()
+	if !f.Type().IsRegular() {
+		if name == KeysFile || ourForm.MatchString(name) {
+			c.strange = append(c.strange, name)
+		}
+		return
+	}
 	if m := checkpointForm.FindStringSubmatch(name); m != nil {
 		c.checkpoints = append(c.checkpoints, number(m[1]))
 		return
@@ -91,7 +99,7 @@ func (c *contents) add(name string, found map[[2]uint64]segment) {
 	switch {
 	case name == KeysFile:
 		c.keys = true
-	case m != nil && (m[1] == "entries") == (m[4] == "ndjson") && number(m[3]) > 0:
+	case m != nil && (m[1] == "entries") == (m[4] == "ndjson") && fits(number(m[2]), number(m[3])):
 		at := [2]uint64{number(m[2]), number(m[3])}
 		s := found[at]
 		s.first, s.count = at[0], at[1]
@@ -101,6 +109,9 @@ func (c *contents) add(name string, found map[[2]uint64]segment) {
 		c.strange = append(c.strange, name)
 	}
 }
+
+// fits tells whether a segment can have so many entries: none goes over a round number.
+func fits(first, count uint64) bool { return count > 0 && first%SegmentEntries+count <= SegmentEntries }
 
 // number reads twelve digits.
 func number(digits string) uint64 {
@@ -113,18 +124,26 @@ func number(digits string) uint64 {
 
 // nodes lists the folders of an archive that can be a node's, in the order of their names.
 func nodes(archive fs.FS) ([]string, error) {
-	files, err := fs.ReadDir(archive, ".")
+	files, err := filesIn(archive)
 	if err != nil {
-		return nil, fmt.Errorf("reading the archive: %w", err)
+		return nil, err
 	}
 	var found []string
 	for _, f := range files {
-		if f.IsDir() && store.CheckNode(f.Name()) == nil {
+		switch {
+		case store.CheckNode(f.Name()) != nil:
+		case f.IsDir():
 			found = append(found, f.Name())
+		case f.Type()&fs.ModeSymlink != 0: // left out unseen it would be a log that nobody misses
+			return nil, fmt.Errorf("%w: %s is a symbolic link: put the folder itself there", ErrArchive, f.Name())
 		}
 	}
-	if found == nil {
+	switch {
+	case found == nil:
 		return nil, fmt.Errorf("%w: it has no node's folder: name the folder that `ramzban audit export` wrote", ErrArchive)
+	case len(found) > maxNodes:
+		return nil, fmt.Errorf("%w: it has more than %d nodes' folders", ErrArchive, maxNodes)
 	}
+	slices.Sort(found)
 	return found, nil
 }

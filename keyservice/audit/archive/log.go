@@ -2,10 +2,9 @@ package archive
 
 import (
 	"bufio"
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -27,6 +26,8 @@ type log struct {
 	entryTree, hashTree frontier
 	differences         []place // since the last root that was right
 	right               uint64  // the size of that tree
+	signed              uint64  // so many of the hashes in the files lead to a root that was signed
+	told                uint64  // how many entries were handed on
 	lost                bool    // no root can be right any more: what is wrong was reported
 	err                 error   // why the files cannot be read
 }
@@ -44,26 +45,53 @@ func (l *log) found(f Finding) {
 	l.report.add(f)
 }
 
-// entries calls yield for every entry that can be read, and compares the trees with every checkpoint on the way.
-func (l *log) entries() func(yield func(logged) bool) {
+// entries calls yield for every entry that is one of those that were signed, and compares the trees with every checkpoint on
+// the way.
+func (l *log) entries(ctx context.Context) func(yield func(logged) bool) {
 	return func(yield func(logged) bool) {
 		l.Node, l.First = l.node, 0
+		defer func() { l.Entries = l.entryTree.size }()
 		if l.contents.empty() {
 			l.found(Finding{What: FileMissing, Detail: "the folder holds no log"})
 			return
 		}
-		l.checkpoints()
-		l.keysFile()
 		for _, name := range l.strange {
 			l.found(Finding{File: name, What: FileStrange})
 		}
+		l.checkpoints()
+		l.keysFile()
+		if l.err = l.signedHashes(ctx); l.err != nil {
+			return
+		}
 		for i, s := range l.segments {
-			if !l.place(s, i) || !l.segment(s, yield) {
+			if l.err = ctx.Err(); l.err != nil || !l.place(s, i) || !l.segment(s, yield) {
 				return
 			}
 		}
 		l.tail()
 	}
+}
+
+// signedHashes finds out how many of the hashes in the files lead to a root that was signed. An entry with such a hash is
+// one that the node wrote. What anybody else made up is not remembered: its maker would decide how much memory that takes.
+func (l *log) signedHashes(ctx context.Context) error {
+	var tree frontier
+	targets := l.targets
+	for _, s := range l.segments {
+		known, err := readHashes(l.dir, s)
+		if err != nil || s.first != tree.size {
+			return ctx.Err() // what is wrong is said when it is verified
+		}
+		for i := range s.count {
+			tree.add(known.at(i))
+			for ; len(targets) > 0 && targets[0].size == tree.size; targets = targets[1:] {
+				if tree.root() == targets[0].root {
+					l.signed = tree.size
+				}
+			}
+		}
+	}
+	return ctx.Err()
 }
 
 // place tells whether a segment begins where the last one ended.
@@ -102,17 +130,8 @@ func (l *log) segment(s segment, yield func(logged) bool) bool {
 		}
 		return true
 	}
-	f, err := l.dir.Open(s.entriesName())
-	if err != nil {
-		l.err = err
-		return false
-	}
-	defer func() { _ = f.Close() }()
 	r := &reading{log: l, segment: s, known: hashes, next: s.first, yield: yield}
-	if !r.lines(f) {
-		return false
-	}
-	return r.rest()
+	return r.lines() && r.rest()
 }
 
 // hashes are those of a segment's leaves; nil if their file is not there.
@@ -125,20 +144,26 @@ func (l *log) hashes(s segment) (hashes, bool) {
 		l.found(Finding{File: s.hashesName(), What: FileMissing})
 		return nil, true
 	}
-	b, err := fs.ReadFile(l.dir, s.hashesName())
-	if err != nil {
-		l.err = err
+	b, err := readHashes(l.dir, s)
+	if err == nil {
+		return b, true
+	}
+	l.found(Finding{File: s.hashesName(), What: FileCut, Detail: err.Error()})
+	if !s.entries {
+		l.found(Finding{Index: at(s.first), What: Unsigned, Detail: "nothing from here on can be verified"})
 		return nil, false
 	}
-	if uint64(len(b)) != s.count*tlog.HashSize {
-		l.found(Finding{File: s.hashesName(), What: FileCut, Detail: fmt.Sprintf("it has %d bytes, and %d hashes have %d", len(b), s.count, s.count*tlog.HashSize)})
-		if !s.entries {
-			l.found(Finding{Index: at(s.first), What: Unsigned, Detail: "nothing from here on can be verified"})
-			return nil, false
-		}
-		return nil, true
+	return nil, true
+}
+
+// readHashes reads the hashes of a segment's leaves.
+func readHashes(dir fs.FS, s segment) (hashes, error) {
+	size := s.count * tlog.HashSize
+	b, err := readFile(dir, s.hashesName(), int64(size))
+	if err == nil && uint64(len(b)) != size {
+		err = fmt.Errorf("%w: it has %d bytes, and %d hashes have %d", ErrArchive, len(b), s.count, size)
 	}
-	return b, true
+	return b, err
 }
 
 // grow adds one leaf to both trees, and compares their roots where one is known.
@@ -158,41 +183,27 @@ type reading struct {
 	yield  func(logged) bool
 }
 
-// maxLine is more than the longest line, in bytes: a leaf has at most 256 KiB.
-const maxLine = 4 << 20
-
 // lines reads the segment's lines; false if nothing more is to be read.
-func (r *reading) lines(f io.Reader) bool {
-	scan := bufio.NewScanner(f)
-	scan.Buffer(nil, maxLine)
-	scan.Split(withEnd)
-	for scan.Scan() {
-		r.number++
-		if !r.line(scan.Bytes()) {
-			return false
+func (r *reading) lines() bool {
+	err := eachLine(r.dir, r.segment, func(number uint64, b []byte) error {
+		if r.number = int(number) + 1; !r.line(b) {
+			return errStop
 		}
-	}
-	if errors.Is(scan.Err(), bufio.ErrTooLong) {
+		return nil
+	})
+	switch {
+	case errors.Is(err, bufio.ErrTooLong):
 		r.number++
 		r.at(Finding{What: EntryUnreadable, Detail: "the line has no end"})
 		return true
+	case err != nil && !errors.Is(err, errStop):
+		r.err = err
 	}
-	if scan.Err() != nil {
-		r.err = scan.Err()
-	}
-	return scan.Err() == nil
+	return err == nil
 }
 
-// withEnd splits lines, and leaves them their ends: what ends a line was written, too.
-func withEnd(data []byte, eof bool) (int, []byte, error) {
-	if i := bytes.IndexByte(data, '\n'); i >= 0 {
-		return i + 1, data[:i+1], nil
-	}
-	if eof && len(data) > 0 {
-		return len(data), data, nil
-	}
-	return 0, nil, nil
-}
+// errStop ends the reading of all segments.
+var errStop = errors.New("nothing more is to be read")
 
 // at reports something about the line.
 func (r *reading) at(f Finding) {
@@ -202,6 +213,9 @@ func (r *reading) at(f Finding) {
 
 // line reads one line; false if nothing more is to be read.
 func (r *reading) line(b []byte) bool {
+	if r.report.full() {
+		return false
+	}
 	got, err := readLine(b)
 	switch {
 	case err != nil && r.next < r.end():
@@ -226,7 +240,11 @@ func (r *reading) line(b []byte) bool {
 	if got.entry.Node != r.node {
 		r.at(Finding{Index: at(here), What: EntryForeign, Detail: "it names " + got.entry.Node})
 	}
-	r.take(hash)
+	genuine := r.known != nil && here < r.signed && r.known.at(here-r.first) == hash
+	if r.take(hash); !genuine {
+		return true
+	}
+	r.told++
 	return r.yield(logged{got.entry, here, r.entriesName(), r.number})
 }
 

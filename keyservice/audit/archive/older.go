@@ -46,23 +46,20 @@ func OlderThan(archive fs.FS, node string, moment time.Time) (Older, error) {
 
 // olderIn returns the first index of a segment, or the one after it, that was not made before the moment.
 func (p proving) olderIn(s segment, moment time.Time) (uint64, error) {
-	b, err := fs.ReadFile(p.dir, s.entriesName())
-	if err != nil {
-		return 0, err
-	}
-	for index := s.first; index < s.end(); index++ {
-		size, text, err := withEnd(b, true)
-		if err != nil {
-			return 0, err
+	next := s.first
+	err := eachLine(p.dir, s, func(_ uint64, b []byte) error {
+		if next == s.end() {
+			return errEnough
 		}
-		l, err := readLine(text)
-		if err != nil || l.index != index {
-			return 0, fmt.Errorf("%w: entry %d cannot be read: verify the archive", ErrArchive, index)
+		l, err := readLine(b)
+		if err != nil || l.index != next {
+			return fmt.Errorf("%w: entry %d cannot be read: verify the archive", ErrArchive, next)
 		}
 		if !time.UnixMilli(l.entry.Time).Before(moment) {
-			return index, nil
+			return errEnough
 		}
-		b = b[size:]
-	}
-	return s.end(), nil
+		next++
+		return nil
+	})
+	return next, err
 }

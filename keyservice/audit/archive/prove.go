@@ -115,10 +115,10 @@ func newProving(archive fs.FS, node string) (proving, error) {
 		return proving{}, fmt.Errorf("%w: it has no checkpoint: export again", ErrArchive)
 	}
 	p := proving{node: node, dir: dir, segments: c.segments, size: c.checkpoints[len(c.checkpoints)-1]}
-	if p.signed, err = fs.ReadFile(dir, checkpointName(p.size)); err != nil {
+	if p.signed, err = readFile(dir, checkpointName(p.size), maxNote); err != nil {
 		return proving{}, err
 	}
-	text, err := fs.ReadFile(dir, KeysFile)
+	text, err := readFile(dir, KeysFile, maxNote)
 	if err != nil {
 		return proving{}, err
 	}
@@ -132,39 +132,30 @@ func (p proving) show(ctx context.Context, n *Nearest) error {
 		if !s.entries {
 			continue
 		}
-		b, err := fs.ReadFile(p.dir, s.entriesName())
-		if err != nil {
-			return err
-		}
-		if err := p.showSegment(s, b, n); err != nil {
+		if err := p.showSegment(ctx, s, n); err != nil {
 			return fmt.Errorf("%s: %w: verify the archive", s.entriesName(), err)
-		}
-		if err := ctx.Err(); err != nil {
-			return err
 		}
 	}
 	return nil
 }
 
-func (p proving) showSegment(s segment, b []byte, n *Nearest) error {
-	for len(b) > 0 {
-		size, text, err := withEnd(b, true)
+func (p proving) showSegment(ctx context.Context, s segment, n *Nearest) error {
+	return eachLine(p.dir, s, func(number uint64, b []byte) error {
+		if s.first+number >= min(s.end(), p.size) {
+			return errEnough
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		l, err := readLine(b)
+		if err == nil && l.index != s.first+number {
+			err = fmt.Errorf("%w: entry %d is not where it belongs", ErrArchive, l.index)
+		}
 		if err != nil {
 			return err
 		}
-		l, err := readLine(text)
-		if err != nil {
-			return err
-		}
-		if l.index >= p.size {
-			return nil
-		}
-		if err := n.Show(p.node, l.index, l.leaf); err != nil {
-			return err
-		}
-		b = b[size:]
-	}
-	return nil
+		return n.Show(p.node, l.index, l.leaf)
+	})
 }
 
 // prove adds an entry, with its proof, to the bundle.
@@ -202,15 +193,12 @@ func (p proving) subtree(first, end uint64) (tlog.Hash, error) {
 		if s.end() <= first || s.first >= end {
 			continue
 		}
-		b, err := fs.ReadFile(p.dir, s.hashesName())
+		known, err := readHashes(p.dir, s)
 		if err != nil {
-			return tlog.Hash{}, err
-		}
-		if uint64(len(b)) != s.count*tlog.HashSize {
-			return tlog.Hash{}, errNoHashes
+			return tlog.Hash{}, fmt.Errorf("%w: %w", errNoHashes, err)
 		}
 		for i := max(first, s.first); i < min(end, s.end()); i++ {
-			f.add(hashes(b).at(i - s.first))
+			f.add(known.at(i - s.first))
 		}
 	}
 	if f.size != end-first {

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ func (r *Reader) Newest(node, origin string, keys []audit.PublicKey) (audit.Chec
 		return audit.Checkpoint{}, nil, err
 	}
 	name := checkpointName(c.checkpoints[len(c.checkpoints)-1])
-	signed, err := fs.ReadFile(dir, name)
+	signed, err := readFile(dir, name, maxNote)
 	if err != nil {
 		return audit.Checkpoint{}, nil, fmt.Errorf("reading the archive: %w", err)
 	}
@@ -80,35 +81,64 @@ func (r *Reader) Each(ctx context.Context, node string, from, end uint64, fn fun
 
 // eachOf reads one segment from the index next on, and returns where it came to.
 func eachOf(ctx context.Context, dir fs.FS, s segment, next, end uint64, fn func(uint64, []byte) error) (uint64, error) {
+	err := eachLine(dir, s, func(number uint64, b []byte) error {
+		index := s.first + number
+		if index >= min(s.end(), end) {
+			return errEnough
+		}
+		if err := ctx.Err(); err != nil || index < next {
+			return err
+		}
+		got, err := readLine(b)
+		if err == nil && got.index != index {
+			err = errors.New("another entry stands there")
+		}
+		if err != nil {
+			return fmt.Errorf("%w: entry %d in %s: %w", ErrArchive, index, s.entriesName(), err)
+		}
+		if err := fn(index, got.leaf); err != nil {
+			return err
+		}
+		next = index + 1
+		return nil
+	})
+	return next, err
+}
+
+// errEnough ends the reading of a segment.
+var errEnough = errors.New("no more of this segment is wanted")
+
+// eachLine calls fn for the lines of a segment with their ends, counted from 0. errEnough of fn ends it; bufio.ErrTooLong
+// is a line that is longer than any.
+func eachLine(dir fs.FS, s segment, fn func(number uint64, line []byte) error) error {
 	f, err := dir.Open(s.entriesName())
 	if err != nil {
-		return next, fmt.Errorf("reading the archive: %w", err)
+		return fmt.Errorf("reading the archive: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	scan := bufio.NewScanner(f)
 	scan.Buffer(nil, maxLine)
 	scan.Split(withEnd)
-	for index := s.first; index < min(s.end(), end) && scan.Scan(); index++ {
-		if err := ctx.Err(); err != nil {
-			return next, err
+	for number := uint64(0); scan.Scan(); number++ {
+		if err := fn(number, scan.Bytes()); errors.Is(err, errEnough) {
+			return nil
+		} else if err != nil {
+			return err
 		}
-		if index < next {
-			continue
-		}
-		got, err := readLine(scan.Bytes())
-		if err == nil && got.index != index {
-			err = errors.New("another entry stands there")
-		}
-		if err != nil {
-			return next, fmt.Errorf("%w: entry %d in %s: %w", ErrArchive, index, s.entriesName(), err)
-		}
-		if err := fn(index, got.leaf); err != nil {
-			return next, err
-		}
-		next = index + 1
 	}
-	if err := scan.Err(); err != nil {
-		return next, fmt.Errorf("reading the archive: %w", err)
+	if scan.Err() != nil {
+		return fmt.Errorf("reading %s: %w", s.entriesName(), scan.Err())
 	}
-	return next, nil
+	return nil
+}
+
+// withEnd splits lines, and leaves them their ends: what ends a line was written, too.
+func withEnd(data []byte, eof bool) (int, []byte, error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i+1], nil
+	}
+	if eof && len(data) > 0 {
+		return len(data), data, nil
+	}
+	return 0, nil, nil
 }

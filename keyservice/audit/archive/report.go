@@ -24,6 +24,7 @@ const (
 	Unsigned          = "covered by no checkpoint"
 	KeysStrange       = "keys are not those given"
 	WitnessDisagrees  = "not the log that the witness saw"
+	WitnessSilent     = "unknown to the witness"
 	InstallationOther = "log of another installation"
 )
 
@@ -77,23 +78,30 @@ type Log struct {
 	Entries uint64    `json:"entries"`          // how many the log has; those before First were removed
 	Signed  uint64    `json:"signed"`           // how many the newest checkpoint in the archive tells of
 	Time    time.Time `json:"time,omitzero"`    // of that checkpoint
+
+	Anchored uint64 `json:"anchored"` // how many of the entries a witness's checkpoint tells of, too
 }
 
-// maxFindings bounds the memory of what is wrong: of an archive that is wrong throughout, the beginning is enough.
+// maxFindings bounds the work and the memory that what is wrong can take: of an archive that is wrong throughout, the
+// beginning is enough.
 const maxFindings = 1000
 
 // Report is the result of a verification.
 type Report struct {
-	Logs     []Log     `json:"logs"`
-	Findings []Finding `json:"findings"` // at most 1,000; empty if every log is what was signed
-	More     int       `json:"more"`     // how many findings are left out
-	Checked  int       `json:"checked"`  // checkpoints that are right, those of witnesses included
+	Installation string    `json:"installation"` // whose logs these are, by their checkpoints
+	Logs         []Log     `json:"logs"`
+	Findings     []Finding `json:"findings"` // empty if every log is what was signed
+	Stopped      bool      `json:"stopped"`  // there are 1,000 findings: the rest was not looked at
+	Checked      int       `json:"checked"`  // checkpoints that are right, those of witnesses included
 }
 
+// full says that enough was found.
+func (r *Report) full() bool { return len(r.Findings) >= maxFindings }
+
 func (r *Report) add(f Finding) {
-	if len(r.Findings) == maxFindings {
-		r.More++
+	if r.full() {
 		return
 	}
 	r.Findings = append(r.Findings, f)
+	r.Stopped = r.full()
 }

@@ -15,9 +15,11 @@ import (
 // Options of Verify.
 type Options struct {
 	Keys    []audit.PublicKey // that are trusted; at least one
-	Anchors []Anchor          // checkpoints that a witness keeps
+	Anchors []Anchor          // checkpoints that witnesses keep; if there is any, then of every log
 	Pruned  bool              // older segments were removed on purpose: what is there is verified
 	Report  func(done uint64) // is told how many entries were read, from time to time; may be nil
+
+	Installation string // whose logs they must be; empty: of one installation, whichever it is
 }
 
 // Anchor is a checkpoint from elsewhere: what a witness saw.
@@ -28,7 +30,7 @@ type Anchor struct {
 
 // Verify makes every tree anew from its entries, holds it against all checkpoints, and the logs against each other. What is
 // wrong is in the report; an error means that it could not be looked at. Its memory grows with the number of tokens, about
-// 500 bytes each.
+// 500 bytes each, of which signed entries tell.
 func Verify(ctx context.Context, archive fs.FS, o Options) (Report, error) {
 	names, err := nodes(archive)
 	if err != nil {
@@ -56,12 +58,12 @@ func Verify(ctx context.Context, archive fs.FS, o Options) (Report, error) {
 
 // verification is one run of Verify.
 type verification struct {
-	Options
-	report       Report
-	logs         []*log
-	installation string // of the first checkpoint
-	tokens       audit.Tokens
-	read         uint64
+	Options // Installation is that of the first checkpoint, if none was given
+	report  Report
+	logs    []*log
+	tokens  audit.Tokens
+	named   map[string]logged // logs that entries speak of, and where
+	read    uint64
 }
 
 // logged is an entry that could be read, and where it stands.
@@ -74,10 +76,10 @@ type logged struct {
 
 // merge reads all logs at once, about in the order of time, so that what they say of one token comes together.
 func (v *verification) merge(ctx context.Context) error {
-	v.tokens = audit.Tokens{}
+	v.tokens, v.named = audit.Tokens{}, map[string]logged{}
 	var sources []*source
 	for _, l := range v.logs {
-		next, stop := iter.Pull(l.entries())
+		next, stop := iter.Pull(l.entries(ctx))
 		defer stop()
 		sources = append(sources, &source{next: next})
 	}
@@ -88,7 +90,7 @@ func (v *verification) merge(ctx context.Context) error {
 				first = s
 			}
 		}
-		if first == nil {
+		if first == nil || v.report.full() {
 			return v.failed()
 		}
 		v.remember(first.entry)
@@ -129,6 +131,9 @@ func (v *verification) remember(e logged) {
 	for _, c := range v.tokens.Remember(e.Entry) {
 		v.report.add(Finding{Node: e.Node, File: e.file, Line: e.line, Index: at(e.index), Serial: c.Serial, What: c.What})
 	}
+	if named := audit.LogNamedIn(e.Entry); named != "" && len(v.named) < maxNodes {
+		v.named[named] = e
+	}
 	if v.read++; v.Report != nil && v.read%reportEvery == 0 {
 		v.Report(v.read)
 	}
@@ -143,14 +148,24 @@ func (v *verification) finish() {
 		if signed := l.Time.UnixMilli(); until == 0 || signed < until {
 			until = signed
 		}
-		whole = whole && l.First == 0 && l.Signed > 0
+		whole = whole && l.First == 0 && l.Signed > 0 && l.told == l.Entries
 	}
+	v.absent()
 	if whole {
 		v.silent(until)
 	}
 	slices.SortStableFunc(v.report.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(value(a.Index), value(b.Index)))
 	})
+}
+
+// absent finds logs that entries of others speak of, and that are not there.
+func (v *verification) absent() {
+	for node, e := range v.named {
+		if !slices.ContainsFunc(v.logs, func(l *log) bool { return l.node == node }) {
+			v.report.add(Finding{Node: node, What: FileMissing, Detail: fmt.Sprintf("entry %d of %s speaks of this log: export it, too", e.index, e.Node)})
+		}
+	}
 }
 
 func value(index *uint64) uint64 {

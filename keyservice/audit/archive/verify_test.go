@@ -189,6 +189,9 @@ func TestThePrunedArchiveVerifies(t *testing.T) {
 	require.Empty(t, r.Findings)
 	require.EqualValues(t, 40, r.Logs[0].First)
 	require.EqualValues(t, 100, r.Logs[0].Entries)
+	r = verified(t, without(archive, firstFile, secondFile), o)
+	require.Len(t, r.Findings, 1, "nothing is left")
+	require.Contains(t, r.Findings[0].String(), "node-1: file missing: not one of its entries is there")
 	r = verified(t, without(archive, secondFile), o)
 	require.Len(t, r.Findings, 1, "what is in the middle or at the end was not removed on purpose")
 	h := bytes.Clone(archive[firstHashes].Data)
@@ -219,9 +222,58 @@ func TestTheWitnessTellsWhatTheArchiveCannot(t *testing.T) {
 	require.Equal(t, WitnessDisagrees, r.Findings[0].What)
 
 	o.Anchors = []Anchor{{Name: "w", Signed: newLog(t, "node-7", l.signer).fill(3).signedNow()}}
-	require.Equal(t, FileMissing, verified(t, archive, o).Findings[0].What, "the witness knows of a log that is not there")
+	require.Equal(t, []string{WitnessSilent, FileMissing}, whats(verified(t, archive, o)), "the witness knows of another log, which is not there")
 	o.Anchors = []Anchor{{Name: "w", Signed: bytes.Replace(l.signed[100], []byte("\n100\n"), []byte("\n101\n"), 1)}}
-	require.Equal(t, CheckpointWrong, verified(t, archive, o).Findings[0].What)
+	require.Equal(t, []string{WitnessSilent, CheckpointWrong}, whats(verified(t, archive, o)))
+}
+
+// whats are what the findings say, in their order.
+func whats(r Report) (all []string) {
+	for _, f := range r.Findings {
+		all = append(all, f.What)
+	}
+	return all
+}
+
+// Who gives a witness's checkpoints is told of every log that they do not cover, and how far they reach.
+func TestEveryLogMustHaveAnAnchorIfAnyHas(t *testing.T) {
+	dir, s := t.TempDir(), newSigner(t)
+	first, second := newLog(t, "node-1", s).fill(5), newLog(t, "node-2", s)
+	second.add(audit.Entry{Action: "audit.read"})
+	first.export(dir)
+	second.export(dir)
+	o := Options{Keys: []audit.PublicKey{s.pub}, Anchors: []Anchor{{Name: "w/node-1", Signed: first.signed[5]}}}
+	r := verified(t, os.DirFS(dir), o)
+	require.Len(t, r.Findings, 1)
+	require.Contains(t, r.Findings[0].String(), "node-2: unknown to the witness: no checkpoint of this log was given")
+	o.Anchors = append(o.Anchors, Anchor{Name: "w/node-2", Signed: second.signed[1]})
+	r = verified(t, os.DirFS(dir), o)
+	require.Empty(t, r.Findings)
+	require.Equal(t, []uint64{5, 1}, []uint64{r.Logs[0].Anchored, r.Logs[1].Anchored})
+}
+
+// A log that entries of another one speak of must be there: one that pruned it, or a restore.
+func TestALogThatOthersNameMustBeThere(t *testing.T) {
+	for detail, e := range map[string]audit.Entry{
+		"pruned":            {Action: audit.PrunedLog, Outcome: audit.Done, Detail: audit.PrunedEntries("node-2", 0, 10)},
+		"pruned, the sum":   {Action: audit.PrunedLog, Outcome: audit.Done, Detail: audit.PrunedUntil("node-2", 10)},
+		"restored":          {Action: audit.RestoredLog, Outcome: audit.Done, Detail: "the log of node-2 goes on at 17"},
+		"closed":            {Action: audit.RestoredLog, Outcome: audit.Done, Detail: "the log of node-2 ends at 17: entries 17 to 20 are lost"},
+		"its own":           {Action: audit.PrunedLog, Outcome: audit.Done, Detail: audit.PrunedUntil("node-1", 10)},
+		"one that is empty": {Action: audit.RestoredLog, Outcome: audit.Done, Detail: "the log of node-2 goes on at 0"},
+		"not done":          {Action: audit.PrunedLog, Outcome: audit.Failed, Detail: audit.PrunedUntil("node-2", 10)},
+	} {
+		dir, l := t.TempDir(), newLog(t, "node-1", newSigner(t))
+		l.add(e)
+		l.export(dir)
+		r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{l.signer.pub}})
+		if detail == "its own" || detail == "one that is empty" || detail == "not done" {
+			require.Empty(t, r.Findings, detail)
+			continue
+		}
+		require.Len(t, r.Findings, 1, detail)
+		require.Equal(t, "node-2: file missing: entry 0 of node-1 speaks of this log: export it, too", r.Findings[0].String())
+	}
 }
 
 func (l *testLog) signedNow() []byte {
@@ -255,9 +307,7 @@ func TestLogsThatContradictEachOtherAreFound(t *testing.T) {
 				for _, e := range entries {
 					l.add(e)
 				}
-				for range 3 * 3600 { // both logs go on for three hours
-					l.add(audit.Entry{Action: "audit.read"})
-				}
+				l.add(audit.Entry{Action: "audit.read", Time: birth.Add(3 * time.Hour).UnixMilli()}) // both logs go on for three hours
 				l.export(dir)
 			}
 			r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}})
@@ -288,6 +338,19 @@ func TestLogsOfTwoInstallationsAreNotMixed(t *testing.T) {
 	r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}})
 	require.Len(t, r.Findings, 1)
 	require.Equal(t, InstallationOther, r.Findings[0].What)
+	for _, pinned := range []string{installation, "other-bank", "third-bank"} {
+		r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Installation: pinned})
+		require.Contains(t, whats(r), InstallationOther, pinned)
+	}
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "node-2")))
+	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Installation: installation})
+	require.Empty(t, r.Findings)
+	require.Equal(t, installation, r.Installation)
+	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Installation: "other-bank"})
+	require.Equal(t, []string{InstallationOther}, whats(r))
+	require.Empty(t, r.Installation)
+	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Anchors: []Anchor{{Name: "w", Signed: signed}, {Name: "v", Signed: l.signed[5]}}})
+	require.Equal(t, []string{FileMissing}, whats(r), "the witness knows another node's log")
 }
 
 // Of an archive that is wrong throughout the beginning is reported, and how much more there is.
@@ -300,7 +363,7 @@ func TestFindingsAreBounded(t *testing.T) {
 	a = changed(a, name, bytes.ReplaceAll(a[name].Data, []byte("accepted"), []byte("acceptee")))
 	r := verified(t, a, Options{Keys: []audit.PublicKey{l.signer.pub}})
 	require.Len(t, r.Findings, maxFindings)
-	require.Equal(t, 2000, r.More)
+	require.True(t, r.Stopped, "there are 2,000 more")
 }
 
 func TestWhatIsNoArchiveIsRefused(t *testing.T) {
