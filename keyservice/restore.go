@@ -3,6 +3,7 @@ package keyservice
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,6 +28,7 @@ import (
 type RestoreParameters struct {
 	Anchor []Anchor `json:"anchor"` // of each node: the newest checkpoint that a witness has
 	Backup string   `json:"backup"` // SHA-256 of the file, in hexadecimal
+	Nodes  []string `json:"nodes"`  // all that wrote to the database until it was lost, as the officers know: see everyNode
 }
 
 // RestoreTarget is a database that nobody serves from, as transfer.Database.
@@ -124,7 +126,7 @@ func (o Restore) Run(ctx context.Context) (Restored, error) {
 
 // look finds out whether all this can and may be restored. It writes nothing.
 func (r *restoring) look(ctx context.Context) error {
-	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.findLogs, r.readLogs, r.officersNow}
+	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.findLogs, r.readLogs, r.officersNow, r.noneMissing}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -213,7 +215,7 @@ func (r *restoring) approved(ctx context.Context) error {
 	}
 	p, _, err := r.service.verifier().Approved(r.Proposal, r.Approval, r.service.rules(o, r.Clock()))
 	if err != nil {
-		return paperwork(err)
+		return r.paperwork(err)
 	}
 	r.proposal, r.officers = p, o
 	if p.Action != ActionRestore {
@@ -222,17 +224,29 @@ func (r *restoring) approved(ctx context.Context) error {
 	if err := p.Into(&r.parameters); err != nil {
 		return &Error{Code: CodeDocumentInvalid, Detail: "the parameters of a restore are anchor and backup", Err: err}
 	}
-	if r.parameters.Backup != r.digest {
+	switch {
+	case r.parameters.Backup != r.digest:
 		return &Error{Code: CodeDocumentInvalid, Detail: "the officers have agreed on another backup: this file's SHA-256 is " + r.digest}
+	case p.ExpiresAt.Sub(p.CreatedAt) > MaxRestoreLife:
+		return &Error{Code: CodeDocumentInvalid, Detail: fmt.Sprintf("a proposal to restore may be good for %v at most: sign one with --expires 1h", MaxRestoreLife)}
 	}
 	return r.checkAnchors()
+}
+
+// paperwork is a refusal. What depends on the time depends on this machine's clock.
+func (r *restoring) paperwork(err error) *Error {
+	refusal := paperwork(err)
+	if errors.Is(err, approval.ErrExpired) || errors.Is(err, approval.ErrNotYet) {
+		refusal.Detail += ", by this machine's clock: " + r.Clock().UTC().Format(time.RFC3339)
+	}
+	return refusal
 }
 
 func (r *restoring) checkAnchors() error {
 	named := map[string]bool{}
 	for _, a := range r.parameters.Anchor {
-		if named[a.Node] || store.CheckNode(a.Node) != nil || a.Size == 0 {
-			return &Error{Code: CodeDocumentInvalid, Detail: "an anchor names a node, once, and a size that is not 0"}
+		if named[a.Node] || store.CheckNode(a.Node) != nil || a.Size == 0 || a.Time.IsZero() {
+			return &Error{Code: CodeDocumentInvalid, Detail: "an anchor names a node, once, a size that is not 0, and when it was signed"}
 		}
 		named[a.Node] = true
 		if _, err := a.root(); err != nil {
@@ -257,12 +271,15 @@ func (r *restoring) readLogs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.complete = true
+	r.complete = len(r.parameters.Nodes) > 0
 	for _, l := range r.logs {
 		r.complete = r.complete && (l.complete() || r.wasClosed(l))
 	}
-	r.now, err = r.latestTime(r.replay)
-	return err
+	latest := r.latestTime()
+	if r.now, err = r.fromThen(latest); err != nil {
+		return err
+	}
+	return r.notUsed(latest)
 }
 
 // wasClosed says whether an earlier restore has declared all that is missing of a log.

@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +68,7 @@ func (w *world) anchorOf(node string, leaves [][]byte) Anchor {
 	}
 	tree, err := b.Tree()
 	require.NoError(w.t, err)
-	return Anchor{Node: node, Size: uint64(len(leaves)), Root: tree.Hash.String()}
+	return Anchor{Node: node, Size: uint64(len(leaves)), Root: tree.Hash.String(), Time: w.now().UTC()}
 }
 
 // signed signs what the node's log has become, and returns the note.
@@ -79,7 +81,7 @@ func (w *world) signed() []byte {
 // anchor is what a witness has seen of this node's log until now.
 func (w *world) anchor() []Anchor {
 	c := w.openNote(w.signed())
-	return []Anchor{{Node: w.node, Size: uint64(c.Tree.N), Root: c.Tree.Hash.String()}}
+	return []Anchor{{Node: w.node, Size: uint64(c.Tree.N), Root: c.Tree.Hash.String(), Time: c.Time.UTC()}}
 }
 
 func (w *world) openNote(note []byte) audit.Checkpoint {
@@ -96,10 +98,12 @@ type lost struct {
 	file    []byte
 	archive string // empty: there is none
 	anchor  []Anchor
+	nodes   []string  // that the officers name; nil: those of the anchors
 	seen    []byte    // the note of this node's anchor
 	node    string    // that will serve
 	now     time.Time // of the machine that restores; zero: the world's
 	by      [2]authz.Caller
+	life    time.Duration // of the proposal; zero: an hour
 	change  func(*Restore)
 }
 
@@ -110,13 +114,22 @@ func (w *world) lost(file []byte, archive string) lost {
 // documents are what two officers sign.
 func (l lost) documents() (proposal, approval_ approval.Signed) {
 	sum := sha256.Sum256(l.file)
-	return l.signed(ActionRestore, RestoreParameters{Backup: hex.EncodeToString(sum[:]), Anchor: l.anchor})
+	nodes := l.nodes
+	for _, a := range l.anchor {
+		if l.nodes == nil && !slices.Contains(nodes, a.Node) {
+			nodes = append(nodes, a.Node)
+		}
+	}
+	if l.nodes == nil {
+		slices.Sort(nodes)
+	}
+	return l.signed(ActionRestore, RestoreParameters{Backup: hex.EncodeToString(sum[:]), Anchor: l.anchor, Nodes: nodes})
 }
 
 func (l lost) signed(action string, parameters any) (proposal, approval_ approval.Signed) {
 	nonce := make([]byte, 16)
 	_, _ = rand.Read(nonce)
-	p, err := approval.New(l.w.installation(), action, parameters, l.by[0].Name, nonce, l.clock(), time.Hour)
+	p, err := approval.New(l.w.installation(), action, parameters, l.by[0].Name, nonce, l.clock(), cmp.Or(l.life, time.Hour))
 	require.NoError(l.w.t, err)
 	proposal = officersCA().sign(l.w.encoded(p), l.by[0].Name)
 	a := approval.Approve(proposal.Document, l.by[1].Name, l.clock())

@@ -61,7 +61,7 @@ func TestOneOfficerAloneCannotRestore(t *testing.T) {
 			l.change = func(o *Restore) { o.Proposal, o.Approval = l.signed(ActionOfficers, w.newOfficers("alice", "bob")) }
 		}, CodeDocumentInvalid},
 		"an anchor twice":        {resign(func(l *lost) { l.anchor = append(l.anchor, l.anchor...) }), CodeDocumentInvalid},
-		"an anchor without root": {resign(func(l *lost) { l.anchor = []Anchor{{Node: "node-1", Size: 3}} }), CodeDocumentInvalid},
+		"an anchor without root": {resign(func(l *lost) { l.anchor = []Anchor{{Node: "node-1", Size: 3, Time: w.now()}} }), CodeDocumentInvalid},
 		"a changed proposal": {func(l *lost) {
 			l.change = func(o *Restore) {
 				o.Proposal.Document = []byte(strings.Replace(string(o.Proposal.Document), `"size":`, `"size":1`, 1))
@@ -130,9 +130,11 @@ func TestLogsThatDoNotFitAreRefused(t *testing.T) {
 		change func(l *lost)
 		is     error
 	}{
-		"the anchor is of another log":           {func(l *lost) { l.anchor = stranger.anchor() }, ErrLogClosed},
-		"the anchor has another root":            {func(l *lost) { l.anchor[0].Root = strings.Repeat("A", 43) + "=" }, ErrOtherLog},
-		"an old anchor has another root":         {func(l *lost) { l.anchor = []Anchor{{Node: "node-1", Size: 2, Root: strings.Repeat("A", 43) + "="}} }, ErrOtherLog},
+		"the anchor is of another log": {func(l *lost) { l.anchor = stranger.anchor() }, ErrLogClosed},
+		"the anchor has another root":  {func(l *lost) { l.anchor[0].Root = strings.Repeat("A", 43) + "=" }, ErrOtherLog},
+		"an old anchor has another root": {func(l *lost) {
+			l.anchor = []Anchor{{Node: "node-1", Size: 2, Root: strings.Repeat("A", 43) + "=", Time: w.now()}}
+		}, ErrOtherLog},
 		"the archive is of another installation": {func(l *lost) { l.archive = stranger.archiveDir(); stranger.export(l.archive) }, archive.ErrArchive},
 		"an entry is missing":                    {func(l *lost) { l.editArchive(func(lines []string) []string { return lines[:len(lines)-2] }) }, archive.ErrArchive},
 		"an entry was changed": {func(l *lost) {

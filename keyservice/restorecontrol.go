@@ -20,6 +20,7 @@ type controlReplay struct {
 	proposals map[string]*proposalReplay // by id
 	officers  uint64                     // revision of their row; 0: they were not changed
 	by        string                     // id of the proposal that changed them last
+	restores  map[string]bool            // ids of the proposals of other restores
 }
 
 // proposalReplay is what they say of one proposal.
@@ -32,6 +33,9 @@ type proposalReplay struct {
 func (c *controlReplay) add(e audit.Entry) {
 	if e.Action == ActionOfficers && e.Outcome == audit.Done && e.Revision > c.officers {
 		c.officers, c.by = e.Revision, e.Proposal
+	}
+	if e.Action == ActionRestore && e.Outcome == audit.Begun {
+		c.restores[e.Proposal] = true
 	}
 	if e.Proposal == "" || e.State == 0 {
 		return
@@ -83,7 +87,7 @@ func (r *restoring) officersNow(ctx context.Context) error {
 	}
 	r.officers.Names, r.officers.Revision = change.Officers, c.officers
 	if _, _, err := r.service.verifier().Approved(r.Proposal, r.Approval, r.service.rules(r.officers, r.Clock())); err != nil {
-		return paperwork(err)
+		return r.paperwork(err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz/approval"
 	"ramzban/keyservice/backup"
 	"ramzban/keyservice/store"
 )
@@ -25,9 +27,10 @@ var ErrOtherLog = errors.New("the log contradicts its anchor")
 
 // Anchor is a checkpoint that a witness has seen, as a proposal to restore names it.
 type Anchor struct {
-	Node string `json:"node"`
-	Root string `json:"root"` // base64
-	Size uint64 `json:"size"`
+	Node string    `json:"node"`
+	Root string    `json:"root"` // base64
+	Size uint64    `json:"size"`
+	Time time.Time `json:"time"` // when it was signed: the node was at work until then at least
 }
 
 // nodeLog is one node's log as it will be in the restored database.
@@ -74,6 +77,12 @@ func (r *restoring) findLogs(ctx context.Context) error {
 			get(node)
 		}
 	}
+	if err := r.everyNode(slices.Collect(maps.Keys(nodes))); err != nil {
+		return err
+	}
+	for _, node := range r.parameters.Nodes {
+		get(node)
+	}
 	for _, l := range nodes {
 		if err := r.findEnd(l); err != nil {
 			return err
@@ -81,6 +90,27 @@ func (r *restoring) findLogs(ctx context.Context) error {
 		r.logs = append(r.logs, l)
 	}
 	slices.SortFunc(r.logs, func(a, b *nodeLog) int { return strings.Compare(a.node, b.node) })
+	return nil
+}
+
+// everyNode holds the nodes that the officers name against those of which anything is there. A node that joined after the
+// backup, and of which there is neither anchor nor archive, is known to people alone: so only what is named can be complete,
+// and one that is named and of which nothing is there makes all doubtful. Officers who name none say that nobody knows.
+func (r *restoring) everyNode(found []string) error {
+	named := r.parameters.Nodes
+	for i, node := range named {
+		if store.CheckNode(node) != nil || i > 0 && named[i-1] >= node {
+			return &Error{Code: CodeDocumentInvalid, Detail: "the nodes of a restore are names, sorted, each once"}
+		}
+	}
+	slices.Sort(found)
+	for _, node := range found {
+		_, closed := r.before.closed(node)
+		if len(named) > 0 && !closed && !slices.Contains(named, node) {
+			return &Error{Code: CodeDocumentInvalid, Detail: fmt.Sprintf("the officers have agreed that no nodes but %s wrote to the database, and there is a log of %s: "+
+				"sign what `ramzban restore parameters --node %s` prints, with every other node", strings.Join(named, ", "), node, node)}
+		}
+	}
 	return nil
 }
 
@@ -141,7 +171,7 @@ func (r *restoring) growLog(ctx context.Context, l *nodeLog, each func(string, u
 		return fmt.Errorf("the tree of %s in the backup: %w", l.node, err)
 	}
 	l.tree = tree
-	if err := r.anchored(ctx, l); err != nil { // also of an anchor that is older than the backup
+	if err := r.checkAnchor(ctx, l); err != nil { // also of an anchor that is older than the backup
 		return err
 	}
 	add := func(index uint64, leaf []byte) error {
@@ -181,8 +211,8 @@ func (r *restoring) backupEntries(ctx context.Context, l *nodeLog, fn func(uint6
 	})
 }
 
-// anchored holds an anchor against the tree of the backup, which already has as many entries.
-func (r *restoring) anchored(ctx context.Context, l *nodeLog) error {
+// checkAnchor holds an anchor against the tree of the backup, which already has as many entries.
+func (r *restoring) checkAnchor(ctx context.Context, l *nodeLog) error {
 	if l.anchor == nil || l.anchor.Size > uint64(l.stored.Tree.N) {
 		return nil
 	}
@@ -252,18 +282,33 @@ func (r *restoring) row(ctx context.Context, key store.Key) (store.Item, error) 
 	return it, err
 }
 
-// clock is the latest time that anything tells of: no clock that is behind makes the fence lower.
-func (r *restoring) latestTime(log *replay) (time.Time, error) {
-	now := r.Clock()
-	latest := time.UnixMilli(max(r.file.Header.Time, log.latest))
+// latestTime is the latest time that anything tells of.
+func (r *restoring) latestTime() time.Time {
+	latest := time.UnixMilli(max(r.file.Header.Time, r.replay.latest, r.before.At))
 	for _, l := range r.logs {
-		if l.newest.Time.After(latest) {
-			latest = l.newest.Time
+		for _, t := range []time.Time{l.stored.Time, l.newest.Time, l.anchored()} {
+			if t.After(latest) {
+				latest = t
+			}
 		}
 	}
+	return latest.UTC()
+}
+
+func (l *nodeLog) anchored() time.Time {
+	if l.anchor == nil {
+		return time.Time{}
+	}
+	return l.anchor.Time
+}
+
+// fromThen is what the fence is counted from: now, and no clock that is behind makes it lower. One that is ahead makes it
+// higher, by less than the officers' documents are good for.
+func (r *restoring) fromThen(latest time.Time) (time.Time, error) {
+	now := r.Clock()
 	if latest.Sub(now) > maxClockLag {
-		return time.Time{}, fmt.Errorf("the clock of this machine is wrong, or that of a node was: what is to be restored goes up to %s: set the clock",
-			latest.UTC().Format(time.RFC3339))
+		return time.Time{}, &Error{Code: CodeInvalid, Detail: fmt.Sprintf("this machine's clock says %s, and what is to be restored goes up to %s: set the clock; "+
+			"if it is right, that of a node was wrong: wait until then", now.UTC().Format(time.RFC3339), latest.Format(time.RFC3339))}
 	}
 	if !latest.Before(now) {
 		return latest.Add(time.Millisecond), nil
@@ -273,3 +318,20 @@ func (r *restoring) latestTime(log *replay) (time.Time, error) {
 
 // maxClockLag is how far this machine's clock may be behind what it restores.
 const maxClockLag = 5 * time.Minute
+
+// MaxRestoreLife is how long a proposal to restore may be good for: while it is, one person alone can carry it out again.
+const MaxRestoreLife = 24 * time.Hour
+
+// notUsed refuses documents that were carried out before, as far as what is restored can tell, and those that are older than
+// the loss: what the officers knew of was not lost then. Documents have whole seconds.
+func (r *restoring) notUsed(latest time.Time) error {
+	id := approval.ID(r.Proposal.Document)
+	if id == r.before.Proposal || r.replay.control.restores[id] {
+		return &Error{Code: CodeProposalClosed, Detail: "this proposal was carried out before: to restore once more two officers must sign another one"}
+	}
+	if made := r.proposal.CreatedAt; made.Before(latest.Truncate(time.Second)) {
+		return &Error{Code: CodeProposalClosed, Detail: fmt.Sprintf("the officers' proposal was made at %s, and what is to be restored goes up to %s: "+
+			"two officers must sign another one", made.Format(time.RFC3339), latest.Format(time.RFC3339))}
+	}
+	return nil
+}

@@ -2,7 +2,10 @@ package keyservice
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ramzban/keyservice/audit"
@@ -25,6 +28,7 @@ type replay struct {
 // tokenReplay is what they say of one token.
 type tokenReplay struct {
 	revision, state, next uint64 // the highest ones
+	states                uint64 // how many entries tell of a new state: each has a number of its own
 	status                Status // after the last entry that changes it …
 	statusAt              uint64 // … which is of this revision; 0: none does
 	activated             bool   // on a device, whose seed is not in the backup
@@ -43,7 +47,31 @@ type guess struct {
 }
 
 func newReplay() *replay {
-	return &replay{tokens: map[string]*tokenReplay{}, control: controlReplay{proposals: map[string]*proposalReplay{}}}
+	return &replay{tokens: map[string]*tokenReplay{}, control: controlReplay{proposals: map[string]*proposalReplay{}, restores: map[string]bool{}}}
+}
+
+// noneMissing looks whether the entries tell of every change of every token: changes are numbered, whichever node makes them.
+// Where one is missing that no anchor tells of, so is the log of a node, and nobody knows what else it decided.
+func (r *restoring) noneMissing(ctx context.Context) error {
+	if !r.complete {
+		return nil
+	}
+	return r.file.Range(ctx, stateRowKey(""), "", func(row store.Put) error {
+		serial := strings.TrimPrefix(string(row.Key), string(stateRowKey("")))
+		since := r.replay.tokens[serial]
+		if since == nil || since.state == 0 {
+			return nil
+		}
+		was, err := unmac[state](r.service, itemOf(row), "token state")
+		if unreadable(err) || err == nil && was.Sequence+since.states == since.state {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return &Error{Code: CodeInvalid, Detail: fmt.Sprintf("something was decided about token %s that no log tells of: that of a node is missing; "+
+			"restore with its archive and anchor, or name it with `ramzban restore parameters --node`, and every token starts suspended", serial), Err: audit.ErrTampered}
+	})
 }
 
 // add takes note of one entry. They may come in any order.
@@ -68,6 +96,9 @@ func (r *replay) about(e audit.Entry) {
 		r.tokens[e.Serial] = t
 	}
 	t.revision, t.state, t.next = max(t.revision, e.Revision), max(t.state, e.State), max(t.next, e.Next)
+	if e.State > 0 {
+		t.states++
+	}
 	if e.Budget > 0 {
 		t.guesses = append(t.guesses, guess{e.Use, e.Budget, e.Outcome == audit.Refused, time.UnixMilli(e.Time)})
 	}

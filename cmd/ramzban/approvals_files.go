@@ -12,11 +12,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"ramzban/api/wire"
+	"ramzban/keyservice"
 	"ramzban/keyservice/authz/approval"
 )
 
 // Where no service runs, as for a restore, officers sign files and whoever carries it out verifies them. A file holds one
 // signed document, as it travels over the API.
+
+// restoreLife is how long a proposal to restore is good for if nothing else is said.
+const restoreLife = time.Hour
 
 // papers are what `approvals sign` is told.
 type papers struct {
@@ -38,7 +42,12 @@ func approvalsSignCommand() *cobra.Command {
 		Long: "Signs a proposal into a file, or with --of another officer's approval of it, after it was shown. It is for what is\n" +
 			"carried out while no service runs, such as `ramzban restore`. The files hold no secret.",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return p.run(c.InOrStdin(), c.OutOrStdout()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if p.action == keyservice.ActionRestore && !c.Flags().Changed("expires") {
+				p.life = restoreLife
+			}
+			return p.run(c.InOrStdin(), c.OutOrStdout())
+		},
 	}
 	f := c.Flags()
 	f.StringVar(&p.options.CertFile, "cert", "var/dev/pki/officer-1.crt", "`FILE` with the officer's certificate")
@@ -47,7 +56,7 @@ func approvalsSignCommand() *cobra.Command {
 	f.StringVar(&p.action, "action", "", "what is proposed, `ACTION`, such as restore")
 	f.StringVar(&p.parameters, "parameters", "{}", "what exactly: a `JSON` object")
 	f.StringVar(&p.installation, "installation", "", "where: the `ID` that `ramzban approvals show` and `ramzban keys` show")
-	f.DurationVar(&p.life, "expires", approval.DefaultLife, "how long it is good for: `DURATION`, 5m to 720h")
+	f.DurationVar(&p.life, "expires", approval.DefaultLife, "how long it is good for: `DURATION`, 5m to 720h; a restore 1h unless told, 24h at most")
 	f.StringVar(&p.of, "of", "", "approve the proposal in this `FILE`")
 	f.StringVar(&p.out, "out", "", "`FILE` to write, which must not be there")
 	f.BoolVar(&p.sure, "yes", false, "do not ask before an approval is signed")

@@ -256,7 +256,7 @@ func TestOfficersSignFiles(t *testing.T) {
 	}{
 		"signed by another":       {[]string{"--approval", file("in-anothers-name")}, "another person than it names"},
 		"another installation":    {[]string{"--approval", file("approval"), "--installation", strings.Repeat("0", 16)}, "another installation"},
-		"too late":                {[]string{"--approval", file("approval"), "--at", time.Now().Add(80 * time.Hour).Format(time.RFC3339)}, "expired"},
+		"too late":                {[]string{"--approval", file("approval"), "--at", time.Now().Add(61 * time.Minute).Format(time.RFC3339)}, "expired"},
 		"not officers":            {[]string{"--approval", file("approval"), "--officer", "officer-1", "--officer", "officer-3"}, "not an officer"},
 		"the proposal twice":      {[]string{"--approval", file("proposal")}, "not a document"},
 		"an edited document":      {[]string{"--approval", file("approval"), "--proposal", file("edited")}, "signature"},

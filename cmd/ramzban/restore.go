@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -225,15 +226,17 @@ func digestOf(f *os.File) (string, error) {
 
 func restoreParametersCommand() *cobra.Command {
 	var file string
-	var anchors, keys []string
+	var anchors, keys, nodes []string
 	c := &cobra.Command{
 		Use:   "parameters --backup FILE --anchor FOLDER --key FILE",
 		Short: "Print what two officers sign to have a backup restored",
 		Long: "Prints the parameters of a proposal to restore, for `ramzban approvals sign --action restore --parameters`: the backup's\n" +
-			"SHA-256, and of each node the newest checkpoint that a witness holds. A log without an anchor counts as cut.",
+			"SHA-256, of each node the newest checkpoint that a witness holds, and the names of all nodes that wrote to the database\n" +
+			"until it was lost: those of the anchors, and each --node. Look whether one is missing: what it decided would live again.\n" +
+			"A log without an anchor counts as cut.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			p, err := restoreParameters(file, anchors, keys)
+			p, err := restoreParameters(file, anchors, keys, nodes)
 			if err != nil {
 				return err
 			}
@@ -243,11 +246,12 @@ func restoreParametersCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&file, "backup", "", "`FILE` that `ramzban backup` wrote")
 	f.StringArrayVar(&anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or the witness's folder")
+	f.StringArrayVar(&nodes, "node", nil, "`NAME` of a further node that wrote to the database, also if it joined after the backup")
 	f.StringArrayVar(&keys, "key", nil, "`FILE` with a public audit key (PEM); once for each version")
 	return c
 }
 
-func restoreParameters(file string, anchors, keys []string) (p keyservice.RestoreParameters, err error) {
+func restoreParameters(file string, anchors, keys, nodes []string) (p keyservice.RestoreParameters, err error) {
 	if file == "" || len(anchors) > 0 && len(keys) == 0 {
 		return p, errors.New("give --backup, and for every --anchor the --key that it is checked with")
 	}
@@ -259,26 +263,37 @@ func restoreParameters(file string, anchors, keys []string) (p keyservice.Restor
 	if p.Backup, err = digestOf(f); err != nil {
 		return p, err
 	}
-	p.Anchor = []keyservice.Anchor{}
-	if len(anchors) == 0 {
-		return p, nil
+	p.Anchor, p.Nodes = []keyservice.Anchor{}, append([]string{}, nodes...)
+	if len(anchors) > 0 {
+		if p.Anchor, err = openAnchors(anchors, keys); err != nil {
+			return p, err
+		}
 	}
+	for _, a := range p.Anchor {
+		p.Nodes = append(p.Nodes, a.Node)
+	}
+	slices.Sort(p.Nodes)
+	p.Nodes = slices.Compact(p.Nodes)
+	return p, nil
+}
+
+func openAnchors(anchors, keys []string) (all []keyservice.Anchor, err error) {
 	trusted, err := readKeys(keys)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	found, err := readAnchors(anchors)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	for _, one := range found {
 		a, err := openAnchor(one.Signed, trusted)
 		if err != nil {
-			return p, fmt.Errorf("%s: %w", one.Name, err)
+			return nil, fmt.Errorf("%s: %w", one.Name, err)
 		}
-		p.Anchor = append(p.Anchor, a)
+		all = append(all, a)
 	}
-	return p, nil
+	return all, nil
 }
 
 func openAnchor(note []byte, keys []audit.PublicKey) (keyservice.Anchor, error) {
@@ -287,5 +302,5 @@ func openAnchor(note []byte, keys []audit.PublicKey) (keyservice.Anchor, error) 
 		return keyservice.Anchor{}, err
 	}
 	c, err := audit.OpenCheckpoint(note, audit.Origin(installation, node), keys)
-	return keyservice.Anchor{Node: node, Size: uint64(c.Tree.N), Root: c.Tree.Hash.String()}, err
+	return keyservice.Anchor{Node: node, Size: uint64(c.Tree.N), Root: c.Tree.Hash.String(), Time: c.Time.UTC()}, err
 }
