@@ -27,11 +27,19 @@ type retailBank struct {
 	dir     string     // outlives the lines
 	clock   *storyClock
 	clients map[string]*client.Client
+	node    *node
+	config  Config
 }
 
 // openBank starts the service that a bank has configured, at the beginning of a time step of every profile. PKCS#11
 // initialises once per process, so there is one bank at a time.
 func openBank(t *testing.T, configure func(*Config)) *retailBank {
+	t.Helper()
+	return openBankAt(t, time.Now().UTC().Truncate(2*time.Minute), configure)
+}
+
+// openBankAt is openBank for a story that begins at another time than now.
+func openBankAt(t *testing.T, begin time.Time, configure func(*Config)) *retailBank {
 	t.Helper()
 	dir := t.TempDir()
 	path, err := dev{dir: dir, api: "127.0.0.1:0"}.setUp(t.Context())
@@ -41,7 +49,7 @@ func openBank(t *testing.T, configure func(*Config)) *retailBank {
 	configure(&c)
 	c.API.Listen, c.Operator.Listen = freeAddress(t), freeAddress(t)
 	require.NoError(t, c.Validate())
-	b := &retailBank{t: t, dir: dir, clock: &storyClock{now: time.Now().UTC().Truncate(2 * time.Minute)}, clients: map[string]*client.Client{}}
+	b := &retailBank{t: t, dir: dir, clock: &storyClock{now: begin}, clients: map[string]*client.Client{}, config: c}
 	b.serve(c)
 	b.giveCertificates(c, filepath.Join(dir, "pki"))
 	return b
@@ -53,7 +61,7 @@ func (b *retailBank) serve(c Config) {
 	log, err := newLog(c.Log, io.Discard)
 	require.NoError(b.t, err)
 	n := newNode(c, log)
-	n.clock, n.newDatabase = b.clock.Now, true
+	n.clock, n.newDatabase, b.node = b.clock.Now, true, n
 	require.NoError(b.t, n.start(b.t.Context()))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -14,8 +14,8 @@ type Older struct {
 	Root    tlog.Hash // of the tree over them; the zero hash if there are none
 }
 
-// OlderThan finds how many of a node's first entries were all made before a moment, as far as the archive's newest
-// checkpoint reaches. The archive must have been verified: what is wrong with it is not looked for here.
+// OlderThan finds how many of a node's first entries were all made before a moment, without the last one that the archive's
+// newest checkpoint tells of: a service never lets that go. The archive must have been verified: what is wrong with it is not looked for here.
 func OlderThan(archive fs.FS, node string, moment time.Time) (Older, error) {
 	p, err := newProving(archive, node)
 	if err != nil {
@@ -37,7 +37,7 @@ func OlderThan(archive fs.FS, node string, moment time.Time) (Older, error) {
 			break
 		}
 	}
-	o := Older{Entries: min(older, p.size)}
+	o := Older{Entries: min(older, p.size-1)}
 	if o.Entries > 0 {
 		o.Root, err = p.subtree(0, o.Entries)
 	}

@@ -111,7 +111,7 @@ func newProving(archive fs.FS, node string) (proving, error) {
 	if err != nil {
 		return proving{}, err
 	}
-	if len(c.checkpoints) == 0 {
+	if len(c.checkpoints) == 0 || c.checkpoints[len(c.checkpoints)-1] == 0 {
 		return proving{}, fmt.Errorf("%w: it has no checkpoint: export again", ErrArchive)
 	}
 	p := proving{node: node, dir: dir, segments: c.segments, size: c.checkpoints[len(c.checkpoints)-1]}
