@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"math/rand/v2"
 	"time"
@@ -219,9 +220,15 @@ var examples = map[string]example{
 	"pause-rotation":  {answer: exampleRotation("paused")},
 	"resume-rotation": {answer: exampleRotation("running")},
 	"feed":            {wire.FeedRequest{Subjects: []wire.FedSubject{{Class: "card", Subject: "6037991234567893"}}}, wire.FeedAnswer{Fed: 1, Malformed: []int{}}},
-	"audit-logs":      {answer: wire.AuditLogsAnswer{Logs: []wire.AuditLog{{Node: "node-1", Entries: 1843}, {Node: "node-2", Entries: 971}}}},
-	"audit-entries":   {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843, End: 1843}},
-	"audit-stream":    {answer: ndjson{exampleEntry, wire.AuditStreamEnd{Summary: wire.AuditSummary{Entries: 1, Next: 1843, Complete: true}}}},
+	"import-clear-seeds": {
+		ndjson{wire.ClearSeed{Device: "GX-000123", Hash: "SHA1", Seed: "3132333435363738393031323334353637383930"}},
+		wire.SeedImportAnswer{Seeds: []wire.ImportedSeed{
+			{Device: "GX-000123", Hash: "SHA1", MakerSeed: exampleBytes(384), DeviceKeySHA256: hex.EncodeToString(exampleBytes(32))},
+		}},
+	},
+	"audit-logs":    {answer: wire.AuditLogsAnswer{Logs: []wire.AuditLog{{Node: "node-1", Entries: 1843}, {Node: "node-2", Entries: 971}}}},
+	"audit-entries": {answer: wire.AuditAnswer{Entries: []wire.AuditEntry{exampleEntry}, Next: 1843, End: 1843}},
+	"audit-stream":  {answer: ndjson{exampleEntry, wire.AuditStreamEnd{Summary: wire.AuditSummary{Entries: 1, Next: 1843, Complete: true}}}},
 	"audit-checkpoint": {answer: wire.CheckpointAnswer{
 		Node: "node-1", Origin: exampleOrigin, Size: 1842, Root: exampleBytes(32), Time: exampleTime,
 		Note: exampleOrigin + "\n1842\n" + base64.StdEncoding.EncodeToString(exampleBytes(32)) + "\ntime 2026-11-22T10:00:00.000Z\n\n— " + exampleOrigin + " " +

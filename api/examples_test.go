@@ -25,7 +25,7 @@ var answerTypes = map[string]any{
 	"ResyncAnswer": wire.ResyncAnswer{}, "AuditAnswer": wire.AuditAnswer{}, "AuditLogsAnswer": wire.AuditLogsAnswer{}, "ComparisonAnswer": wire.ComparisonAnswer{},
 	"AuditEntry": wire.AuditEntry{}, "AuditStreamEnd": wire.AuditStreamEnd{}, "CheckpointAnswer": wire.CheckpointAnswer{},
 	"InclusionAnswer": wire.InclusionAnswer{}, "ConsistencyAnswer": wire.ConsistencyAnswer{}, "AuditKeysAnswer": wire.AuditKeysAnswer{},
-	"KeysAnswer": wire.KeysAnswer{}, "Rotation": wire.Rotation{}, "RotationsAnswer": wire.RotationsAnswer{}, "FeedAnswer": wire.FeedAnswer{},
+	"KeysAnswer": wire.KeysAnswer{}, "Rotation": wire.Rotation{}, "RotationsAnswer": wire.RotationsAnswer{}, "FeedAnswer": wire.FeedAnswer{}, "SeedImportAnswer": wire.SeedImportAnswer{},
 	"Proposal": wire.Proposal{}, "ProposalsAnswer": wire.ProposalsAnswer{}, "TimeAnswer": wire.TimeAnswer{}, "BulkAnswer": wire.BulkAnswer{}, "BulkResult": wire.BulkResult{},
 }
 
@@ -85,7 +85,7 @@ func TestRequestExamplesAreTaken(t *testing.T) {
 		}
 	})
 	require.Equal(t, 3, sent["verify"], "by serial, by card, and with a receipt")
-	require.Len(t, sent, 17)
+	require.Len(t, sent, 18)
 }
 
 // TestRequestExamplesPassTheUseCases: nor do the use cases refuse them for it. A token or code that is not there is

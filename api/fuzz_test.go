@@ -134,6 +134,6 @@ func parameterRoutes(t testing.TB, b *bank) []matrixRow {
 			with = append(with, row)
 		}
 	}
-	require.Len(t, with, 26)
+	require.Len(t, with, 27)
 	return with
 }

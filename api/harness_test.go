@@ -238,7 +238,7 @@ func (w *world) try(c *http.Client, method, path, body string, headers ...string
 
 // mediaOf is what a route takes: documents, or lines of them.
 func mediaOf(path string) string {
-	if path == "/v1/tokens/bulk" {
+	if path == "/v1/tokens/bulk" || strings.HasPrefix(path, "/v1/seed-imports/") {
 		return "application/x-ndjson"
 	}
 	return "application/json"

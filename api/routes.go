@@ -40,6 +40,7 @@ func (s *Server) useCases() {
 	s.proposalRoutes()
 	s.keyRoutes()
 	s.bulkRoute()
+	s.seedRoute()
 	s.backupRoute()
 	huma.Register(s.huma, s.timeOperation(), s.time)
 }

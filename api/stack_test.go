@@ -130,6 +130,7 @@ func matrix(serial string) []matrixRow {
 		{"post /v1/rotations/{id}/pause", authz.Officer, "", 404, "rotation_not_found"},
 		{"post /v1/rotations/{id}/resume", authz.Officer, "", 404, "rotation_not_found"},
 		{"post /v1/feeds/{id}", authz.Officer, `{"subjects":[{"class":"card","subject":"6037991234567893"}]}`, 409, "proposal_closed"},
+		{"post /v1/seed-imports/{id}", authz.Officer, "{}", 409, "proposal_closed"},
 		{"post /v1/proposals/{id}/withdrawal", authz.Officer, "", 404, "proposal_not_found"},
 		{"get /v1/audit/stream", authz.Auditor, "", 200, ""},
 		{"get /v1/audit/checkpoint", authz.Auditor, "", 404, "checkpoint_not_found"},

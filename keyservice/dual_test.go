@@ -28,7 +28,8 @@ var samples = map[string]func(w *world) any{
 		_, q := w.archived(1)
 		return q
 	},
-	ActionFeed: func(*world) any { return SubjectFeed{Days: 1} },
+	ActionFeed:        func(*world) any { return SubjectFeed{Days: 1} },
+	ActionImportClear: func(*world) any { return clearFile(makerSeed).agreement() },
 	ActionRotate: func(w *world) any {
 		w.reveal(key(dataLabel, 2))
 		return KeyRotation{Label: dataLabel, From: 1, To: 2}

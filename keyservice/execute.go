@@ -44,6 +44,7 @@ func (s *Service) executors() map[string]executor {
 	all[ActionOfficers] = executor{check: s.checkOfficersChange, run: s.changeOfficers}
 	all[ActionPruneAudit] = executor{check: s.checkPrune, run: s.prune}
 	all[ActionFeed] = executor{check: s.checkFeed, run: s.openFeed}
+	all[ActionImportClear] = executor{check: s.checkClearImport, run: s.openClearImport}
 	return all
 }
 

@@ -173,7 +173,7 @@ func (c *census) note(kind string, keys []seed.KeyRef) {
 // kindsOfRows names the rows by how their keys begin. Those that are not named here are under the state MAC, like most.
 var kindsOfRows = map[string]string{
 	"t/": recordRow, "s/": "token state", "b/": "guess budget", "l/": "live token", "c/": "code", "i/": idempotencyRow,
-	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "d/": restoredRow, "u/": feedRow, "p/": proposalRow, "o/": officersRow, "f/": beginningRow,
+	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "d/": restoredRow, "u/": feedRow, "q/": clearImportRow, "p/": proposalRow, "o/": officersRow, "f/": beginningRow,
 }
 
 const recordRow = "token record"

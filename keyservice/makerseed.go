@@ -46,11 +46,16 @@ func (s *Service) enrolHardware(ctx context.Context, t token, dev device) (token
 		return t, nil, err
 	}
 	t.Seed = &made.ForStore
-	t, inUse, err := s.takeOver(ctx, t, s.ring.Load().digest(slices.Concat([]byte("ramzban/maker-seed/1\x00"), made.Fingerprint)))
+	t, inUse, err := s.takeOver(ctx, t, s.ring.Load().makerSeed(made))
 	if err != nil || inUse != nil {
 		return t, inUse, err
 	}
 	return t.pending(dev), nil, nil
+}
+
+// makerSeed names a seed in its row's key and in the log.
+func (k *keyring) makerSeed(made seed.Imported) []byte {
+	return k.digest(slices.Concat([]byte("ramzban/maker-seed/1\x00"), made.Fingerprint))
 }
 
 // takeOver makes the token the next holder of a maker's seed, from the watermark of the last one on. It refuses while that

@@ -21,6 +21,7 @@ func TestARemovedOfficerLosesEverythingAtOnce(t *testing.T) {
 		w.reveal(key(dataLabel, 2))
 		id := w.begins(dataLabel, 1, 2)
 		fed := w.agreed(ActionFeed, SubjectFeed{Days: 1})
+		box := w.agreed(ActionImportClear, clearFile(makerSeed).agreement())
 		can := map[string]func(*world) error{
 			"see keys":          func(w *world) error { _, err := w.Keys(ctx, carol); return err },
 			"see rotations":     func(w *world) error { _, err := w.Rotations(ctx, carol); return err },
@@ -31,6 +32,7 @@ func TestARemovedOfficerLosesEverythingAtOnce(t *testing.T) {
 				_, err := w.FeedSubjects(ctx, carol, fed.ID, []FedSubject{{ClassCard, seed.NewSubject(card(1))}})
 				return err
 			},
+			"send seeds in clear": func(w *world) error { _, err := w.sendClear(carol, box.ID, clearFile(makerSeed)); return err },
 		}
 		for what, do := range can {
 			require.NoError(t, do(other), what)

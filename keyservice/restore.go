@@ -151,7 +151,7 @@ func (r *restoring) openFile(ctx context.Context) (err error) {
 // another kind is of a later version, which alone knows what must not be revived.
 var restoredKinds = map[string]bool{
 	"a": true, "b": true, "c": false, "d": true, "f": true, "h": true, "i": false, "j": true, "k": true, "l": true, "m": true, "n": true, "o": true,
-	"p": true, "s": true, "t": true, "u": true, "w": false,
+	"p": true, "q": false, "s": true, "t": true, "u": true, "w": false,
 }
 
 func (r *restoring) knownKinds(ctx context.Context) error {

@@ -134,6 +134,12 @@ func exchange[A any](ctx context.Context, c *Client, method string, to *url.URL,
 	if err != nil {
 		return out, err
 	}
+	return answer[A](c, req)
+}
+
+// answer sends a request, and reads what comes back as call does.
+func answer[A any](c *Client, req *http.Request) (A, error) {
+	var out A
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return out, fmt.Errorf("client: %w", err)

@@ -18,13 +18,14 @@ import (
 
 // clearWords say what each action would do, as an officer would. An action that is not here is named as it is.
 var clearWords = map[string]string{
-	keyservice.ActionOfficers: "change who the officers are",
-	keyservice.ActionRotate:   "make new things under another version of a master key",
-	keyservice.ActionRetire:   "retire a version of a master key: write nothing under it",
-	keyservice.ActionDestroy:  "DESTROY a version of a master key, for ever",
-	keyservice.ActionFeed:     "let officers feed card numbers to a rotation of lookup",
-	"restore":                 "restore a backup",
-	"audit.prune":             "delete archived entries of an audit log",
+	keyservice.ActionOfficers:    "change who the officers are",
+	keyservice.ActionRotate:      "make new things under another version of a master key",
+	keyservice.ActionRetire:      "retire a version of a master key: write nothing under it",
+	keyservice.ActionDestroy:     "DESTROY a version of a master key, for ever",
+	keyservice.ActionFeed:        "let officers feed card numbers to a rotation of lookup",
+	keyservice.ActionImportClear: "let officers send a maker's file of seeds IN CLEAR",
+	"restore":                    "restore a backup",
+	"audit.prune":                "delete archived entries of an audit log",
 }
 
 func inClearWords(action string) string {

@@ -277,7 +277,7 @@ func (r *copyReport) take(result transfer.Result) {
 var kinds = map[string]string{
 	"a": "audit entries", "b": "guess budgets", "c": "codes and challenges", "d": "declared restores", "f": "beginnings of pruned logs", "h": "makers' seeds",
 	"i": "idempotent answers", "k": "key ring", "l": "live tokens of customers", "m": "Merkle trees of the logs",
-	"n": "checkpoints of the logs", "o": "officers", "p": "proposals", "s": "token states", "t": "tokens", "u": "subject feeds", "w": "leases of background work",
+	"n": "checkpoints of the logs", "o": "officers", "p": "proposals", "q": "imports of clear seeds", "s": "token states", "t": "tokens", "u": "subject feeds", "w": "leases of background work",
 }
 
 func kindOf(letter string) string {

@@ -69,6 +69,8 @@ const (
 	PauseRotation   Action = "rotation.pause"
 	ResumeRotation  Action = "rotation.resume"
 	FeedSubjects    Action = "subject.feed"
+
+	ImportClearSeeds Action = "seed.import-clear"
 )
 
 var grants = map[Role][]Action{
@@ -78,7 +80,7 @@ var grants = map[Role][]Action{
 	Courier:   {CollectCode},
 	Verifier:  {VerifyOTP, AskChallenge},
 	Officer: {MakeProposal, ApproveProposal, EndProposal, ReadProposals, ReadKeys, ReadRotations, PauseRotation, ResumeRotation,
-		FeedSubjects},
+		FeedSubjects, ImportClearSeeds},
 	Auditor:  {ReadAudit, CompareAudit},
 	Operator: {ReadMetrics, TakeBackup},
 }

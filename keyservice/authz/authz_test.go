@@ -15,6 +15,7 @@ func TestTheWholeMatrix(t *testing.T) {
 		AskChallenge: {Verifier}, ReadAudit: {Auditor}, CompareAudit: {Auditor}, ReadMetrics: {Operator}, TakeBackup: {Operator},
 		MakeProposal: {Officer}, ApproveProposal: {Officer}, EndProposal: {Officer}, ReadProposals: {Officer},
 		ReadKeys: {Officer}, ReadRotations: {Officer}, PauseRotation: {Officer}, ResumeRotation: {Officer}, FeedSubjects: {Officer},
+		ImportClearSeeds: {Officer},
 	}
 	granted := 0
 	for _, actions := range grants {
