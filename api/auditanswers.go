@@ -25,6 +25,9 @@ func auditEntry(e keyservice.LoggedEntry, leaves bool) (wire.AuditEntry, error) 
 	if e.Tree != nil {
 		a.Tree = &wire.AuditTree{Size: e.Tree.Size, Root: e.Tree.Root}
 	}
+	if e.Maker != nil {
+		a.Maker = new(wire.AuditMakerSeed(*e.Maker))
+	}
 	if !leaves || !e.Genuine() {
 		return a, nil
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
+	"ramzban/keyservice/audit"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
@@ -29,6 +31,10 @@ type holder struct {
 	Schema uint8  `cbor:"0,keyasint"`
 	Serial string `cbor:"1,keyasint"`
 	Holder uint64 `cbor:"2,keyasint"` // counts the tokens that had the seed, this one included
+
+	Lost   bool   `cbor:"3,keyasint"` // the token was issued after the backup that was restored, and is not there: all that is known of it is …
+	Next   uint64 `cbor:"4,keyasint"` // … its state.Next
+	Astray int    `cbor:"5,keyasint"` // … and state.Astray
 }
 
 const makerSeedRow = "maker seed" // as errors and the log name it
@@ -78,7 +84,7 @@ func (s *Service) takeOver(ctx context.Context, t token, fingerprint []byte) (to
 		return t, &Error{Code: CodeSeedInUse, Detail: "another token has this seed: deactivate that one first"}, nil
 	}
 	t.require = append(t.require, last.require...)
-	t.Maker.Holder, t.state.Next = last.Maker.Holder+1, last.state.Next
+	t.Maker.Holder, t.state.Next, t.state.Astray = last.Maker.Holder+1, last.state.Next, last.state.Astray
 	return t, nil, nil
 }
 
@@ -89,11 +95,23 @@ func (s *Service) lastHolder(ctx context.Context, it store.Item) (token, error) 
 	if err != nil {
 		return token{}, err
 	}
+	if h.Lost {
+		return h.lost(it.Key), nil
+	}
 	t, err := s.load(ctx, h.Serial)
 	if CodeOf(err) == CodeTokenNotFound || err == nil && !t.Maker.is(it.Key, h) {
 		return token{}, &tampered{what: makerSeedRow, err: errors.New("it names a token that did not have the seed"), serial: h.Serial}
 	}
 	return t, err
+}
+
+// lost is a token that ended with a restore, as far as it is known.
+func (h holder) lost(row store.Key) token {
+	digest := []byte(strings.TrimPrefix(string(row), string(makerSeedKey(nil))))
+	return token{
+		record: record{Serial: h.Serial, Status: Deactivated, Maker: &makerRecord{Fingerprint: digest, Holder: h.Holder}},
+		state:  state{Next: h.Next, Astray: h.Astray},
+	}
 }
 
 // is says whether the record is of the token that this row names.
@@ -108,6 +126,7 @@ func (s *Service) addHolder(t token, d *decision) error {
 		return err
 	}
 	d.change.Put = append(d.change.Put, row)
+	d.entry.Maker = &audit.MakerSeed{Digest: t.Maker.Fingerprint, Holder: t.Maker.Holder}
 	return nil
 }
 

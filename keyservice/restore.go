@@ -275,6 +275,7 @@ func (r *restoring) readLogs(ctx context.Context) error {
 	for _, l := range r.logs {
 		r.complete = r.complete && (l.complete() || r.wasClosed(l))
 	}
+	r.replay.lose(r.complete)
 	latest := r.latestTime()
 	if r.now, err = r.fromThen(latest); err != nil {
 		return err
@@ -308,7 +309,7 @@ func (r *restoring) fill(ctx context.Context) error {
 		return err
 	}
 	r.out = &loading{into: r.Into, under: under, told: r.Report}
-	for _, step := range []func(context.Context) error{r.tokens, r.others, r.budgets, r.officersRow, r.laterProposals, r.entries} {
+	for _, step := range []func(context.Context) error{r.tokens, r.others, r.seeds, r.budgets, r.officersRow, r.laterProposals, r.entries} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ import (
 // replay is what entries after a backup say.
 type replay struct {
 	tokens  map[string]*tokenReplay
+	seeds   map[store.Key]holder // makers' seeds that were given to a token: their rows
 	control controlReplay
 	latest  int64 // time of the latest one, Unix milliseconds
 }
@@ -33,8 +34,9 @@ type tokenReplay struct {
 	statusAt              uint64 // … which is of this revision; 0: none does
 	activated             bool   // on a device, whose seed is not in the backup
 	confirmed             bool
-	pin, mobile           bool   // set to another one
-	unknown               string // an action that changed the record in a way that its entry does not tell
+	pin, mobile           bool             // set to another one
+	maker                 *audit.MakerSeed // that it was given
+	unknown               string           // an action that changed the record in a way that its entry does not tell
 	guesses               []guess
 }
 
@@ -47,7 +49,7 @@ type guess struct {
 }
 
 func newReplay() *replay {
-	return &replay{tokens: map[string]*tokenReplay{}, control: controlReplay{proposals: map[string]*proposalReplay{}, restores: map[string]bool{}}}
+	return &replay{tokens: map[string]*tokenReplay{}, seeds: map[store.Key]holder{}, control: controlReplay{proposals: map[string]*proposalReplay{}, restores: map[string]bool{}}}
 }
 
 // noneMissing looks whether the entries tell of every change of every token: changes are numbered, whichever node makes them.
@@ -98,6 +100,10 @@ func (r *replay) about(e audit.Entry) {
 	t.revision, t.state, t.next = max(t.revision, e.Revision), max(t.state, e.State), max(t.next, e.Next)
 	if e.State > 0 {
 		t.states++
+	}
+	if e.Maker != nil {
+		t.maker = e.Maker
+		r.given(e.Serial, *e.Maker)
 	}
 	if e.Budget > 0 {
 		t.guesses = append(t.guesses, guess{e.Use, e.Budget, e.Outcome == audit.Refused, time.UnixMilli(e.Time)})
@@ -170,6 +176,9 @@ func fateOf(t token, since *tokenReplay, complete bool, fence func(*token)) fate
 	if lived && !complete && f.Status != Deactivated {
 		f.doubt()
 	}
+	if !complete && f.Maker != nil { // the device may have been used since, for another token, too
+		f.state.Astray = astrayPairs
+	}
 	fence(&f.token)
 	if f.Status == Deactivated && lived {
 		f.forget()
@@ -186,6 +195,9 @@ func (f *fate) replayed(since *tokenReplay) {
 	}
 	if since.confirmed {
 		f.token = f.confirmedAs(f.Status)
+	}
+	if since.maker != nil { // its device counts on from here, whoever has it next
+		f.Maker = &makerRecord{Fingerprint: since.maker.Digest, Holder: since.maker.Holder}
 	}
 }
 

@@ -27,7 +27,7 @@ func (r *restoring) others(ctx context.Context) error {
 		_, newer := trees[row.Key]
 		all, guessed := r.guesses[row.Key]
 		switch {
-		case !restoredKinds[kind], kind == "t", kind == "s", kind == "d", row.Key == ringKey, row.Key == officersKey, newer, r.dropped[row.Key]:
+		case !restoredKinds[kind], kind == "t", kind == "s", kind == "d", row.Key == ringKey, row.Key == officersKey, newer, r.newerSeed(row.Key), r.dropped[row.Key]:
 			return nil
 		case kind == "p":
 			return r.proposalRow(ctx, row)

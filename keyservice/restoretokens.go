@@ -110,6 +110,7 @@ func (r *restoring) token(ctx context.Context, serial string, row store.Put, sta
 		return r.out.add(ctx, row, *state)
 	}
 	r.became(t, f)
+	r.replay.found(serial, f.Maker)
 	e := d.entry
 	r.parts = append(r.parts, audit.Part{Serial: serial, Commitment: e.Commitment, Revision: e.Revision, Next: e.Next, State: e.State})
 	return r.out.add(ctx, d.change.Put...)

@@ -288,6 +288,14 @@ type AuditEntry struct {
 	Document    string `json:"document,omitempty" doc:"An officer's proposal or approval, exactly as it was signed"`
 	Signature   []byte `json:"signature,omitempty" doc:"Base64 of the document's detached signature"`
 	Certificate []byte `json:"certificate,omitempty" doc:"Base64 of the signer's certificate (DER), those of intermediate authorities after it"`
+
+	Maker *AuditMakerSeed `json:"maker_seed,omitempty" doc:"The seed that a hardware token was given"`
+}
+
+// AuditMakerSeed names the seed of a hardware token, which outlives the token.
+type AuditMakerSeed struct {
+	Digest []byte `json:"digest" doc:"Keyed digest of the seed: the same whichever token has it"`
+	Holder uint64 `json:"holder" doc:"How many tokens have had it, this one included" example:"1"`
 }
 
 // AuditTree is a Merkle tree over the first entries of a log.

@@ -54,6 +54,14 @@ type Entry struct {
 	Signature   []byte `cbor:"20,keyasint,omitempty"` // … detached, by the key of …
 	Certificate []byte `cbor:"21,keyasint,omitempty"` // … this certificate: DER, those of intermediate authorities after it
 	Detail      string `cbor:"22,keyasint,omitempty"` // what was done, in words, where neither action nor reason says it
+
+	Maker *MakerSeed `cbor:"23,keyasint,omitempty"` // the maker's seed that the token was given, so that a restore knows of it
+}
+
+// MakerSeed names the seed of a hardware token, which outlives the token.
+type MakerSeed struct {
+	Digest []byte `cbor:"1,keyasint"` // of its fingerprint, under a key of the installation: the seed's row is found by it
+	Holder uint64 `cbor:"2,keyasint"` // the token is the seed's first, second … holder
 }
 
 // Head is a Merkle tree over the first Size entries of a log.

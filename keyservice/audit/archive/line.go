@@ -37,6 +37,13 @@ type line struct {
 	Document    string `json:"document,omitempty"` // JSON, exactly as it was signed
 	Signature   []byte `json:"signature,omitempty"`
 	Certificate []byte `json:"certificate,omitempty"`
+
+	Maker *makerSeed `json:"maker_seed,omitempty"`
+}
+
+type makerSeed struct {
+	Digest []byte `json:"digest"`
+	Holder uint64 `json:"holder"`
 }
 
 type part struct {
@@ -65,6 +72,9 @@ func readable(index uint64, leaf []byte, e audit.Entry) line {
 	}
 	if e.Tree != nil {
 		l.Tree = &tree{e.Tree.Size, e.Tree.Root}
+	}
+	if e.Maker != nil {
+		l.Maker = new(makerSeed(*e.Maker))
 	}
 	return l
 }
