@@ -68,6 +68,7 @@ func (s *Server) keys(ctx context.Context, c authz.Caller, _ *noInput) (wire.Key
 		a.Keys[i] = wire.Key{
 			Label: v.Key.Label, Version: v.Key.Version, Status: string(v.Status), KCV: hex.EncodeToString(v.KCV), Since: given(v.Since),
 			InHSM: v.Present, Dependents: v.Dependents.Total(), Kinds: kinds(v.Dependents),
+			NotErased: v.NotErased,
 		}
 		if v.Status == "" {
 			a.Keys[i].Status, a.Keys[i].Since = "unused", nil

@@ -33,10 +33,10 @@ func (s *Service) CompareAudit(ctx context.Context, c authz.Caller) ([]Discrepan
 	if err := s.authorise(ctx, c, authz.CompareAudit, ""); err != nil {
 		return nil, err
 	}
-	if !s.scan.TryLock() {
+	if !s.scan.try() {
 		return nil, &Error{Code: CodeBusy, Detail: "a comparison is running; one at a time"}
 	}
-	defer s.scan.Unlock()
+	defer s.scan.done()
 	end, err := s.commit(ctx, c, authz.CompareAudit, decision{entry: audit.Entry{Outcome: audit.Done}})
 	if err != nil {
 		return nil, err

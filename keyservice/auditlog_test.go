@@ -111,10 +111,10 @@ func TestARemovedLiveRowIsFound(t *testing.T) {
 
 func TestOneComparisonRunsAtATime(t *testing.T) {
 	w := newWorld(t)
-	w.scan.Lock()
+	require.True(t, w.scan.try())
 	_, err := w.CompareAudit(context.Background(), auditor)
 	require.Equal(t, CodeBusy, CodeOf(err))
-	w.scan.Unlock()
+	w.scan.done()
 	_, err = w.CompareAudit(context.Background(), auditor)
 	require.NoError(t, err)
 }

@@ -22,6 +22,8 @@ import (
 //
 //   - check says what is wrong with the parameters, as things are now. It is asked when a proposal is made and again before
 //     it is carried out, and changes nothing.
+//   - look is check for what takes longer to find out. It is asked only when a proposal is made, and may be missing; run must
+//     find it out itself.
 //   - run does it. It may make steps durable on the way (execution.commit), and returns the last decision, which is
 //     committed together with the fact that the proposal is done: an action of one decision happens exactly once. Its entry
 //     needs no outcome. A refusal ends the proposal as failed, for ever. An error is logged, and run is called again within
@@ -34,6 +36,7 @@ import (
 // executor is how one action is carried out.
 type executor struct {
 	check func(ctx context.Context, p approval.Proposal) (*Error, error)
+	look  func(ctx context.Context, p approval.Proposal) (*Error, error)
 	run   func(ctx context.Context, x *execution) (decision, *Error, error)
 }
 
@@ -132,6 +135,7 @@ func (s *Service) CarryOut(ctx context.Context) (int, error) {
 		switch {
 		case errors.Is(err, errLeaseHeld):
 			return ended, errors.Join(errs...) // it goes on there
+		case errors.Is(err, errNotErased): // the others need not wait
 		case err != nil:
 			errs = append(errs, s.failed(ctx, itself, carryOut, "", err))
 		default:

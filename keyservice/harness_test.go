@@ -120,6 +120,8 @@ type faultyHSM struct {
 	macs     int
 	revealed *sync.Map // of seed.KeyRef; the nodes of a cluster share it
 	unsigned error     // while set, no checkpoint can be signed
+
+	destroying func(seed.KeyRef) error // if set, what it answers to the destruction of a key; nil: the real one does it
 }
 
 // has says whether the node's HSM shows a key.
@@ -159,6 +161,15 @@ func (f *faultyHSM) Use(refs []seed.KeyRef) error {
 		}
 	}
 	return f.HSM.Use(refs)
+}
+
+func (f *faultyHSM) DestroyKey(ctx context.Context, ref seed.KeyRef) error {
+	if f.destroying != nil {
+		if err := f.destroying(ref); err != nil {
+			return err
+		}
+	}
+	return f.HSM.DestroyKey(ctx, ref)
 }
 
 func (f *faultyHSM) SignAudit(ctx context.Context, message []byte) (seed.Signature, error) {

@@ -25,6 +25,7 @@ type KeyView struct {
 	Since      time.Time // when it got the status; zero without one
 	Present    bool      // the HSM of the answering node has it
 	Dependents Dependents
+	NotErased  string // of a destroyed version: why the HSM of the answering node still has it; empty if it has not
 }
 
 // Dependents says how many rows need a version of a master key to be read, or to be known for what the service wrote, by
@@ -55,11 +56,11 @@ func (s *Service) Keys(ctx context.Context, c authz.Caller) ([]KeyView, error) {
 	if err := s.asOfficer(ctx, c, authz.ReadKeys, asked); err != nil {
 		return nil, err
 	}
-	if !s.scan.TryLock() {
+	if !s.scan.try() {
 		return nil, &Error{Code: CodeBusy, Detail: "the database is being read as a whole already; one at a time"}
 	}
-	defer s.scan.Unlock()
-	found, err := s.census(ctx)
+	defer s.scan.done()
+	found, err := s.census(ctx, counting{})
 	if err != nil {
 		return nil, hsmError(err)
 	}
@@ -78,7 +79,9 @@ func (s *Service) keyViews(ctx context.Context, found census) ([]KeyView, error)
 	}
 	views := map[seed.KeyRef]KeyView{}
 	for _, v := range s.ring.Load().Versions {
-		views[v.Key] = KeyView{Key: v.Key, Status: v.Status, KCV: v.KCV, Since: time.UnixMilli(v.Since).UTC()}
+		views[v.Key] = KeyView{
+			Key: v.Key, Status: v.Status, KCV: v.KCV, Since: time.UnixMilli(v.Since).UTC(), NotErased: s.erasures.pending(v.Key),
+		}
 	}
 	for _, m := range inHSM {
 		v := views[m.Key]
@@ -95,88 +98,16 @@ func (s *Service) keyViews(ctx context.Context, found census) ([]KeyView, error)
 	}), nil
 }
 
-// census is what a whole database depends on, as of one moment.
-type census struct {
-	dependents map[seed.KeyRef]Dependents
-	rows       int // that were read
-	unreadable int // rows of which nobody can say what they depend on
-}
-
-// of returns what depends on a version. Rows that cannot be read may depend on any.
-func (c census) of(key seed.KeyRef) Dependents {
-	all := maps.Clone(c.dependents[key])
-	if c.unreadable > 0 {
-		if all == nil {
-			all = Dependents{}
-		}
-		all["damaged row"] += c.unreadable
-	}
-	return all
-}
-
-// census counts, in a snapshot taken now, the rows that depend on each version.
-func (s *Service) census(ctx context.Context) (census, error) {
-	snap, err := s.Store.Snapshot(ctx)
-	if err != nil {
-		return census{}, storeError(err)
-	}
-	defer snap.Close()
-	return s.countIn(ctx, snap)
-}
-
-func (s *Service) countIn(ctx context.Context, snap store.Snapshot) (census, error) {
-	c := census{dependents: map[seed.KeyRef]Dependents{}}
-	signers, err := s.versionedAuditKeys(ctx)
-	if err != nil {
-		return census{}, err
-	}
-	err = scanBut(ctx, snap, []string{string(audit.Prefix), string(audit.TreePrefix)}, "", func(it store.Item) error {
-		if node, is := strings.CutPrefix(string(it.Key), string(audit.CheckpointPrefix)); is {
-			c.note("checkpoint", signedBy(it.Value, s.origin(node), signers))
-		} else {
-			c.add(it)
-		}
-		return nil
-	})
-	if err != nil {
-		return census{}, storeError(err)
-	}
-	return c, nil
-}
-
-// add counts one row.
-func (c *census) add(it store.Item) {
-	c.rows++
-	kind, keys, err := dependsOn(it)
-	if err != nil {
-		c.unreadable++
-		return
-	}
-	c.note(kind, keys)
-}
-
-// note counts a row that depends on these versions.
-func (c *census) note(kind string, keys []seed.KeyRef) {
-	seen := map[seed.KeyRef]bool{}
-	for _, key := range keys {
-		if seen[key] {
-			continue
-		}
-		seen[key] = true
-		if c.dependents[key] == nil {
-			c.dependents[key] = Dependents{}
-		}
-		c.dependents[key][kind]++
-	}
-}
-
 // kindsOfRows names the rows by how their keys begin. Those that are not named here are under the state MAC, like most.
 var kindsOfRows = map[string]string{
-	"t/": recordRow, "s/": "token state", "b/": "guess budget", "l/": "live token", "c/": "code", "i/": idempotencyRow,
+	"t/": recordRow, "s/": stateRowName, "b/": "guess budget", "l/": "live token", "c/": "code", "i/": idempotencyRow,
 	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "d/": restoredRow, "u/": feedRow, "q/": clearImportRow, "p/": proposalRow, "o/": officersRow, "f/": beginningRow,
 }
 
-const recordRow = "token record"
+const (
+	recordRow    = "token record"
+	stateRowName = "token state"
+)
 
 // signedBy says which version of the audit key signed a node's newest checkpoint: whoever looks where that node's log ended
 // needs its public half.

