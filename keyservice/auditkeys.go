@@ -69,3 +69,13 @@ func (s *Service) auditKey(ctx context.Context, ref seed.KeyRef) (audit.PublicKe
 
 // origin is the identity under which a node signs.
 func (s *Service) origin(node string) string { return audit.Origin(s.installation(), node) }
+
+// signAudit signs with the active audit key. It is an audit.SignFunc.
+func (s *Service) signAudit(ctx context.Context, message []byte) (audit.PublicKey, []byte, error) {
+	sig, err := s.HSM.SignAudit(ctx, message)
+	if err != nil {
+		return audit.PublicKey{}, nil, err
+	}
+	key, err := s.auditKey(ctx, sig.Key)
+	return key, sig.DER, err
+}

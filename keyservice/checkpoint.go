@@ -31,6 +31,9 @@ const signCheckpoint authz.Action = "audit.checkpoint"
 // that hold up nobody: 64 full tiles of 8 KiB.
 const checkpointChunk = 1 << 14
 
+// checkpointLimit bounds the making of one checkpoint, of checkpointChunk entries at most.
+const checkpointLimit = 30 * time.Second
+
 // What can be wrong with a log besides its entries; see entryChanged and entryMissing.
 const (
 	treeChanged       = "audit tree changed"        // the tiles do not lead to the root that was signed
@@ -60,10 +63,11 @@ type Checkpointer struct {
 	chunk int64
 	mu    sync.Mutex // held while a checkpoint is made
 
-	newest  atomic.Pointer[signed] // that this process has seen; nil: none
-	quiet   uint64                 // up to this index there is nothing to sign
-	alarmed string                 // what is wrong with the log, once it stands there
-	broken  atomic.Bool            // nothing can be signed because of that
+	newest    atomic.Pointer[signed] // that this process has seen; nil: none
+	witnessed atomic.Int64           // size of the one that the witness took last; 0: none yet, as far as this process knows
+	quiet     uint64                 // up to this index there is nothing to sign
+	alarmed   string                 // what is wrong with the log, once it stands there
+	broken    atomic.Bool            // nothing can be signed because of that
 }
 
 // NewCheckpointer makes the Checkpointer of a service.
@@ -96,7 +100,7 @@ func (c *Checkpointer) Advance(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for conflicts := 0; ; {
-		full, err := c.step(ctx)
+		full, err := c.stepInTime(ctx)
 		if errors.Is(err, store.ErrConflict) && conflicts < maxConflicts {
 			conflicts++ // such as with a change of the key ring
 			continue
@@ -128,6 +132,13 @@ func (c *Checkpointer) failed(ctx context.Context, err error) error {
 	}
 	c.alarmed = b.Error()
 	return err
+}
+
+// stepInTime is step with a bound, so that a database or an HSM that hangs is told of, and tried again.
+func (c *Checkpointer) stepInTime(ctx context.Context) (full bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, checkpointLimit)
+	defer cancel()
+	return c.step(ctx)
 }
 
 // step makes one checkpoint, if there is anything to sign, and tells whether it was as long as one may be.
@@ -362,16 +373,18 @@ func (c *Checkpointer) sign(ctx context.Context, before signed, b *audit.Builder
 	if err != nil {
 		return err
 	}
+	ring := c.s.ring.Load()
 	next := signed{Checkpoint: audit.Checkpoint{
 		Origin: c.s.origin(c.s.Node), Tree: tlog.Tree{N: int64(head.Size), Hash: tlog.Hash(head.Root)},
 		Time: c.s.Clock().UTC().Truncate(time.Millisecond),
+		Ring: ring.Revision, Witness: max(before.Witness, c.witnessed.Load()),
 	}}
 	note, err := next.Sign(ctx, c.s.signAudit)
 	if err != nil {
 		return hsmError(err)
 	}
 	d := decision{
-		ring: c.s.ring.Load(), // nothing in the rows depends on it: what was signed stays signed
+		ring: ring,
 		change: store.Change{
 			Require: requireItems([]store.Item{before.row}),
 			Put:     append(b.Rows(), store.Put{Key: before.row.Key, Value: note}),
@@ -384,14 +397,4 @@ func (c *Checkpointer) sign(ctx context.Context, before signed, b *audit.Builder
 	next.row = store.Item{Key: before.row.Key, Value: note} // its version is learnt when it is read next
 	c.newest.Store(&next)
 	return nil
-}
-
-// signAudit signs with the active audit key. It is an audit.SignFunc.
-func (s *Service) signAudit(ctx context.Context, message []byte) (audit.PublicKey, []byte, error) {
-	sig, err := s.HSM.SignAudit(ctx, message)
-	if err != nil {
-		return audit.PublicKey{}, nil, err
-	}
-	key, err := s.auditKey(ctx, sig.Key)
-	return key, sig.DER, err
 }

@@ -18,26 +18,41 @@ type Witness interface {
 	// Offer hands over a checkpoint. *audit.StaleError: the witness holds another one than the offer says;
 	// audit.ErrContradicted: what it holds is of another log, or the log's past was changed.
 	Offer(ctx context.Context, o audit.Offer) error
-	// Held returns the checkpoints that it holds, of all nodes, as signed.
-	Held(ctx context.Context) ([][]byte, error)
+	// Held returns the checkpoints that it holds of an installation, of all nodes, as signed.
+	Held(ctx context.Context, installation string) ([][]byte, error)
 }
 
 const showWitness authz.Action = "audit.witness"
 
-// checkpointContradicted: the witness holds a checkpoint that this log does not follow, or is older than.
-const checkpointContradicted = "audit checkpoint contradicted"
+// What can be wrong with a witness.
+const (
+	checkpointContradicted = "audit checkpoint contradicted" // it holds a checkpoint that this log does not follow, or is older than
+	witnessLost            = "audit witness lost"            // it holds less than it had taken
+)
 
-// ErrRollback: the database is older than a checkpoint of it that was kept elsewhere, or is another one.
-var ErrRollback = errors.New("the database was rolled back")
+var (
+	// ErrRollback: the database is older than a checkpoint of it that was kept elsewhere, or is another one.
+	ErrRollback = errors.New("the database was rolled back")
+	// ErrWitnessAway: nobody knows what the witness holds.
+	ErrWitnessAway = errors.New("the witness cannot be asked")
+	// ErrWitnessLost: the witness holds less of this node's log than it had taken. Whoever emptied it, or put another in its
+	// place, could put back the database unseen.
+	ErrWitnessLost = errors.New("the witness does not hold what it had taken")
+	// ErrWitnessKnown: a witness that was declared a new one holds all that it had taken.
+	ErrWitnessKnown = errors.New("the witness is not a new one")
+)
 
-// Publisher hands the checkpoints of one Checkpointer to a witness.
+// Publisher hands the checkpoints of one Checkpointer to a witness. What the witness had taken stands in the next
+// checkpoint, so that a witness which lost it is not taken for one that has never had anything.
 type Publisher struct {
-	c *Checkpointer
-	w Witness
+	c       *Checkpointer
+	w       Witness
+	another bool // it takes the place of another one, and may hold nothing
 
 	held    atomic.Int64 // size of what the witness holds, as far as is known
-	alarmed bool
+	alarmed string       // what is wrong with it, once that stands in the log
 	refused atomic.Bool
+	away    atomic.Bool
 }
 
 // NewPublisher makes one.
@@ -46,44 +61,116 @@ func NewPublisher(c *Checkpointer, w Witness) *Publisher { return &Publisher{c: 
 // PublisherStats is what the witness has, for metrics.
 type PublisherStats struct {
 	Size    int64 // of the checkpoint that it took last
-	Refused bool  // it holds one that this node's contradicts
+	Refused bool  // it holds one that this node's contradicts, or lost what it had taken
+	Away    bool  // it did not answer when it was last asked
 }
 
 // Stats returns what the witness has.
 func (p *Publisher) Stats() PublisherStats {
-	return PublisherStats{Size: p.held.Load(), Refused: p.refused.Load()}
+	return PublisherStats{Size: p.held.Load(), Refused: p.refused.Load(), Away: p.away.Load()}
 }
 
-// Publish hands over the newest checkpoint if the witness has it not yet. One that the witness contradicts is logged and
-// alarmed once by each process: audit.ErrContradicted. It is for one goroutine at a time.
+// Begin compares the database with what the witness holds of all nodes, as CheckAnchor does, and what it holds of this node
+// with what it had taken: ErrWitnessAway, ErrWitnessLost. With another declares that it takes another one's place, and may
+// hold less; ErrWitnessKnown unless it does. It is called once, before Publish.
+func (p *Publisher) Begin(ctx context.Context, another bool) error {
+	s := p.c.s
+	taken, err := s.witnessed(ctx)
+	if err != nil {
+		return err
+	}
+	notes, err := p.w.Held(ctx, s.installation())
+	if err != nil {
+		p.away.Store(true)
+		return fmt.Errorf("%w: %w", ErrWitnessAway, err)
+	}
+	var held int64
+	for _, note := range notes {
+		if err := s.CheckAnchor(ctx, note); err != nil {
+			return err
+		}
+		if c, err := audit.PeekCheckpoint(note); err == nil && c.Origin == s.origin(s.Node) {
+			held = c.Tree.N
+		}
+	}
+	switch {
+	case !another && held < taken:
+		return fellBehind(held, taken)
+	case another && taken > 0 && held >= taken:
+		return fmt.Errorf("%w: it holds the first %d entries of %s", ErrWitnessKnown, held, s.Node)
+	}
+	p.another = another
+	p.held.Store(held)
+	return nil
+}
+
+func fellBehind(held, taken int64) error {
+	return fmt.Errorf("%w: %d entries of this node's log, of the %d that were handed to it", ErrWitnessLost, held, taken)
+}
+
+// witnessed is the size of the checkpoint that the newest stored one says the witness had taken; 0 if it says nothing.
+func (s *Service) witnessed(ctx context.Context) (int64, error) {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return 0, storeError(err)
+	}
+	defer snap.Close()
+	newest, err := s.storedCheckpoint(ctx, snap, s.Node, nil)
+	return newest.Witness, err
+}
+
+// Publish hands over the newest checkpoint if the witness has it not yet. One that the witness contradicts, and a witness
+// that lost what it had taken, is logged and alarmed once by each process: audit.ErrContradicted, ErrWitnessLost. It is
+// for one goroutine at a time.
 func (p *Publisher) Publish(ctx context.Context) error {
 	newest := p.c.newest.Load()
 	if newest == nil || newest.Tree.N == p.held.Load() {
 		return nil
 	}
-	err := p.offer(ctx, newest)
-	var stale *audit.StaleError
-	if errors.As(err, &stale) && stale.Size <= newest.Tree.N { // as after a start
-		p.held.Store(stale.Size)
-		err = p.offer(ctx, newest)
-	}
-	if errors.As(err, &stale) && stale.Size > newest.Tree.N {
-		err = fmt.Errorf("%w: %w, this node's newest is of size %d", audit.ErrContradicted, err, newest.Tree.N)
-	}
-	if errors.Is(err, audit.ErrContradicted) {
-		return errors.Join(err, p.alarm(ctx, newest, err))
-	}
-	if err != nil {
+	err := p.hand(ctx, newest)
+	contradicted := errors.Is(err, audit.ErrContradicted)
+	wrong := contradicted || errors.Is(err, ErrWitnessLost)
+	p.away.Store(err != nil && !wrong)
+	switch {
+	case contradicted:
+		return errors.Join(err, p.alarm(ctx, newest, checkpointContradicted, err))
+	case wrong:
+		return errors.Join(err, p.alarm(ctx, newest, witnessLost, err))
+	case err != nil:
 		return fmt.Errorf("handing a checkpoint to the witness: %w", err)
 	}
 	p.refused.Store(false)
+	p.another = false
 	p.held.Store(newest.Tree.N)
+	p.c.witnessed.Store(newest.Tree.N)
 	return nil
 }
 
-// offer proves that the checkpoint follows the one that the witness is believed to hold, and hands it over.
-func (p *Publisher) offer(ctx context.Context, newest *signed) error {
-	o := audit.Offer{Old: p.held.Load(), Note: newest.row.Value}
+// hand offers a checkpoint, also to a witness that holds another one than the one it took last, as after a start.
+func (p *Publisher) hand(ctx context.Context, newest *signed) error {
+	taken := p.held.Load()
+	if !p.another {
+		taken = max(taken, newest.Witness)
+	}
+	err := p.offer(ctx, newest, taken)
+	var stale *audit.StaleError
+	if errors.As(err, &stale) && stale.Size > taken && stale.Size <= newest.Tree.N {
+		err = p.offer(ctx, newest, stale.Size)
+	}
+	switch {
+	case !errors.As(err, &stale):
+		return err
+	case stale.Size < taken:
+		return fellBehind(stale.Size, taken)
+	case stale.Size > newest.Tree.N:
+		return fmt.Errorf("%w: %w, this node's newest is of size %d", audit.ErrContradicted, err, newest.Tree.N)
+	}
+	return err // another one was handed over meanwhile
+}
+
+// offer proves that the checkpoint follows the one of size old, which the witness is believed to hold, and hands it over.
+func (p *Publisher) offer(ctx context.Context, newest *signed, old int64) error {
+	o := audit.Offer{Old: old, Note: newest.row.Value}
 	if o.Old > 0 && o.Old < newest.Tree.N {
 		s := p.c.s
 		proof, err := audit.ProveConsistency(newest.Tree, o.Old, newest.Tree.N, audit.Hashes(s.Node, newest.Tree, s.tiles(ctx)))
@@ -95,16 +182,18 @@ func (p *Publisher) offer(ctx context.Context, newest *signed) error {
 	return p.w.Offer(ctx, o)
 }
 
-func (p *Publisher) alarm(ctx context.Context, newest *signed, cause error) error {
+func (p *Publisher) alarm(ctx context.Context, newest *signed, reason string, cause error) error {
 	p.refused.Store(true)
-	if p.alarmed {
+	if p.alarmed == reason {
 		return nil
 	}
 	p.c.s.Log.ErrorContext(ctx, "the witness contradicts this node's audit log", "error", cause.Error())
 	head := &audit.Head{Size: uint64(newest.Tree.N), Root: newest.Tree.Hash[:]}
-	d := decision{entry: audit.Entry{Outcome: audit.Tampered, Reason: checkpointContradicted, Tree: head}}
+	d := decision{entry: audit.Entry{Outcome: audit.Tampered, Reason: reason, Tree: head}}
 	_, err := p.c.s.commit(ctx, itself, showWitness, d)
-	p.alarmed = err == nil
+	if err == nil {
+		p.alarmed = reason
+	}
 	return err
 }
 
@@ -144,7 +233,25 @@ func (s *Service) CheckAnchor(ctx context.Context, note []byte) error {
 		return fmt.Errorf("%w: on %s %d entries of %s were signed, and it has %d of them", ErrRollback,
 			anchor.Time.Format("2006-01-02 15:04:05 UTC"), anchor.Tree.N, node, min(uint64(stored.Tree.N), end))
 	}
-	return s.requireRoot(ctx, node, stored.Tree, anchor.Tree)
+	if err := s.requireRoot(ctx, node, stored.Tree, anchor.Tree); err != nil {
+		return err
+	}
+	return s.requireRing(ctx, anchor)
+}
+
+// requireRing holds the key ring against a checkpoint that was kept elsewhere. The ring of a restored database is not that
+// of an earlier checkpoint.
+func (s *Service) requireRing(ctx context.Context, anchor audit.Checkpoint) error {
+	now := s.ring.Load().Revision
+	if now >= anchor.Ring {
+		return nil
+	}
+	r, err := s.loadRestored(ctx)
+	if err != nil || anchor.Time.UnixMilli() <= r.At {
+		return err
+	}
+	return fmt.Errorf("%w: its key ring is of revision %d, and revision %d was in use on %s", ErrRollback, now, anchor.Ring,
+		anchor.Time.Format("2006-01-02 15:04:05 UTC"))
 }
 
 // requireRoot holds the tree of a node against an earlier one of it.

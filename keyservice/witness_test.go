@@ -26,7 +26,7 @@ func (w *world) witnesses(dir string) map[string]Witness {
 
 // held is what stands in a witness's directory for this node.
 func (w *world) heldIn(dir string) []byte {
-	note, err := os.ReadFile(filepath.Join(dir, w.node, "checkpoint"))
+	note, err := os.ReadFile(filepath.Join(dir, w.installation(), w.node, "checkpoint"))
 	require.NoError(w.t, err)
 	return note
 }
@@ -55,7 +55,7 @@ func TestAWitnessFollows(t *testing.T) {
 						p = NewPublisher(c, to)
 					}
 				}
-				held, err := to.Held(ctx)
+				held, err := to.Held(ctx, w.installation())
 				require.NoError(t, err)
 				require.Equal(t, [][]byte{w.heldIn(dir)}, held)
 				require.NoError(t, w.CheckAnchor(ctx, held[0]))
@@ -76,17 +76,81 @@ func TestAWitnessThatWasAway(t *testing.T) {
 		require.NoError(t, c.Advance(ctx))
 		to.away = away
 		require.ErrorIs(t, p.Publish(ctx), away)
+		require.ErrorIs(t, NewPublisher(c, to).Begin(ctx, false), ErrWitnessAway)
+		require.True(t, p.Stats().Away)
 		to.away = nil
 	}
 	require.NoError(t, p.Publish(ctx))
+	require.False(t, p.Stats().Away)
 	require.Equal(t, w.row(audit.CheckpointKey(w.node)).Value, w.heldIn(dir))
 	require.False(t, p.Stats().Refused)
+}
+
+// A witness that was emptied, that holds something older, or that another one took the place of is not taken for one that has
+// never had anything: neither at the start, nor by a node that could not ask it then. It must be declared a new one.
+func TestAWitnessThatLostWhatItHadTaken(t *testing.T) {
+	for _, kind := range []string{"directory", "second host"} {
+		t.Run(kind, func(t *testing.T) {
+			w, ctx, dir := newWorld(t), context.Background(), t.TempDir()
+			to := w.witnesses(dir)[kind]
+			c := NewCheckpointer(w.Service)
+			p := NewPublisher(c, to)
+			require.NoError(t, p.Begin(ctx, false), "it has never had anything")
+			var held [][]byte
+			for range 3 {
+				w.decideSome(2)
+				require.NoError(t, c.Advance(ctx))
+				require.NoError(t, p.Publish(ctx))
+				held = append(held, w.heldIn(dir))
+			}
+			require.Positive(t, w.checkpoint().Witness)
+			require.NoError(t, NewPublisher(c, to).Begin(ctx, false))
+			require.ErrorIs(t, NewPublisher(c, to).Begin(ctx, true), ErrWitnessKnown)
+
+			path := filepath.Join(dir, w.installation(), w.node, "checkpoint")
+			alarms := 0
+			for _, older := range [][]byte{held[0], nil} {
+				if require.NoError(t, os.Remove(path)); older != nil {
+					require.NoError(t, os.WriteFile(path, older, 0o600))
+				}
+				require.ErrorIs(t, NewPublisher(c, to).Begin(ctx, false), ErrWitnessLost)
+				running := []*Publisher{p, NewPublisher(c, to)}
+				w.decideSome(1)
+				require.NoError(t, c.Advance(ctx))
+				for _, p := range running {
+					require.ErrorIs(t, p.Publish(ctx), ErrWitnessLost)
+					require.ErrorIs(t, p.Publish(ctx), ErrWitnessLost)
+					require.True(t, p.Stats().Refused)
+				}
+				now, _ := os.ReadFile(path)
+				require.Equal(t, older, now, "nothing is handed to it")
+			}
+			for _, e := range w.entries() {
+				alarms += count(e.Outcome == audit.Tampered && e.Reason == witnessLost)
+			}
+			require.Equal(t, 3, alarms, "once for each of three")
+
+			fresh := NewPublisher(c, to)
+			require.NoError(t, fresh.Begin(ctx, true))
+			require.NoError(t, fresh.Publish(ctx))
+			require.NoError(t, NewPublisher(c, to).Begin(ctx, false))
+			require.NoError(t, p.Publish(ctx), "the witness has it again")
+			require.False(t, p.Stats().Refused)
+		})
+	}
 }
 
 // sometimes is a witness that can be out of reach.
 type sometimes struct {
 	Witness
 	away error
+}
+
+func (s *sometimes) Held(ctx context.Context, installation string) ([][]byte, error) {
+	if s.away != nil {
+		return nil, s.away
+	}
+	return s.Witness.Held(ctx, installation)
 }
 
 func (s *sometimes) Offer(ctx context.Context, o audit.Offer) error {

@@ -49,7 +49,7 @@ They stay in the archive, and everything is proven as before.`,
 	f.StringVar(&p.node, "node", "", "whose log: node `NAME`")
 	f.IntVar(&p.days, "older-than", 90, "keep the entries of the last `DAYS` days")
 	f.StringArrayVar(&p.keys, "audit-key", nil, "`FILE` with a public audit key (PEM); once for each version")
-	f.StringArrayVar(&p.anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or the witness's folder")
+	f.StringArrayVar(&p.anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or its folder of the installation")
 	f.BoolVar(&p.pruned, "pruned", false, "older segments were removed from the archive on purpose")
 	return c
 }

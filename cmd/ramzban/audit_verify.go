@@ -67,7 +67,7 @@ Exit statuses:
 	}
 	f := c.Flags()
 	f.StringArrayVar(&q.keys, "key", nil, "`FILE` with a public audit key (PEM); once for each version")
-	f.StringArrayVar(&q.anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or the witness's folder")
+	f.StringArrayVar(&q.anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or its folder of the installation")
 	f.StringVar(&q.installation, "installation", "", "it must be of the installation `ID`, as checkpoints and the ceremony's transcript name it")
 	f.StringVar(&q.bundle, "bundle", "", "verify the bundle of proofs in `FILE` instead of an archive")
 	f.BoolVar(&q.pruned, "pruned", false, "older segments were removed on purpose: verify the rest")
@@ -220,9 +220,9 @@ func checkpointsIn(dir string) (files []string, err error) {
 	}
 	switch {
 	case files == nil:
-		return nil, fmt.Errorf("%s holds no checkpoint: is it the witness's folder?", dir)
+		return nil, fmt.Errorf("%s holds no checkpoint: is it the witness's folder of the installation?", dir)
 	case len(files) > maxAnchors:
-		return nil, fmt.Errorf("%s holds more than %d checkpoints: is it the witness's folder?", dir, maxAnchors)
+		return nil, fmt.Errorf("%s holds more than %d checkpoints: is it the witness's folder of the installation?", dir, maxAnchors)
 	}
 	return files, nil
 }

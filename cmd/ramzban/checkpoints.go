@@ -27,12 +27,15 @@ type checkpoints struct {
 	log       *slog.Logger
 }
 
-// openCheckpoints refuses a database that is older than what the witness, or the file that the configuration names, has of it.
-// A witness that cannot be asked stops no start: what it has is compared at the next checkpoint.
-func openCheckpoints(ctx context.Context, c AuditConfig, s *keyservice.Service, log *slog.Logger) (*checkpoints, error) {
+// openCheckpoints refuses a database that is older than what the witness, or the file that the configuration names, has of it;
+// and a witness that cannot be asked, or lost what it had taken, unless the configuration or who starts the service says so.
+func openCheckpoints(ctx context.Context, c AuditConfig, newWitness bool, s *keyservice.Service, log *slog.Logger) (*checkpoints, error) {
 	w, err := c.witness(s.PublicAuditKeys)
 	if err != nil {
 		return nil, err
+	}
+	if newWitness && w == nil {
+		return nil, wrong("audit.witness", "none is configured: start without --new-witness, or say where the witness is")
 	}
 	k := &checkpoints{signer: keyservice.NewCheckpointer(s), log: log}
 	if c.Anchor != "" {
@@ -40,7 +43,7 @@ func openCheckpoints(ctx context.Context, c AuditConfig, s *keyservice.Service, 
 		if err != nil {
 			return nil, wrong("audit.anchor", "%v: put the checkpoint there, or correct the path", err)
 		}
-		if err := checkAnchor(ctx, s, "audit.anchor", note); err != nil {
+		if err := explainAnchor("audit.anchor", s.CheckAnchor(ctx, note)); err != nil {
 			return nil, err
 		}
 	}
@@ -48,28 +51,29 @@ func openCheckpoints(ctx context.Context, c AuditConfig, s *keyservice.Service, 
 		return k, nil
 	}
 	k.publisher = keyservice.NewPublisher(k.signer, w)
-	held, err := heldBy(ctx, w)
-	if err != nil {
+	err = k.begin(ctx, newWitness)
+	if errors.Is(err, keyservice.ErrWitnessAway) && c.Witness.Optional {
 		log.Error("the witness cannot be asked whether this database was put back: that is found out at the first checkpoint it takes", "error", oneLine(err))
+		return k, nil
 	}
-	for _, note := range held {
-		if err := checkAnchor(ctx, s, "audit.witness", note); err != nil {
-			return nil, err
-		}
-	}
-	return k, nil
+	return k, explainAnchor("audit.witness", err)
 }
 
-func heldBy(ctx context.Context, w keyservice.Witness) ([][]byte, error) {
+func (k *checkpoints) begin(ctx context.Context, newWitness bool) error {
 	ctx, cancel := context.WithTimeout(ctx, witnessLimit)
 	defer cancel()
-	return w.Held(ctx)
+	return k.publisher.Begin(ctx, newWitness)
 }
 
-// checkAnchor says what to do about a database that does not have what was kept of it.
-func checkAnchor(ctx context.Context, s *keyservice.Service, key string, note []byte) error {
-	err := s.CheckAnchor(ctx, note)
+// explainAnchor says what to do about a database that does not have what was kept of it, and a witness that did not keep it.
+func explainAnchor(key string, err error) error {
 	switch {
+	case errors.Is(err, keyservice.ErrWitnessAway):
+		return fmt.Errorf("%s: %w: bring it back and start again; only with audit.witness.optional does the service start without it", key, err)
+	case errors.Is(err, keyservice.ErrWitnessLost):
+		return wrong(key, "%v: bring back what it held; if another one takes its place on purpose, start once with --new-witness", err)
+	case errors.Is(err, keyservice.ErrWitnessKnown):
+		return wrong(key, "%v: start without --new-witness", err)
 	case errors.Is(err, keyservice.ErrRollback):
 		return wrong(key, "%v: bring back the newest database, or, if an older one was restored on purpose, declare a restore", err)
 	case errors.Is(err, audit.ErrSignature), errors.Is(err, audit.ErrCheckpoint):
@@ -131,16 +135,19 @@ func (k *checkpoints) repeat(ctx context.Context, ticks <-chan time.Time, do fun
 }
 
 // end signs what was decided last, and hands it over. It is called when nobody is let in any more.
-func (k *checkpoints) end() {
+func (k *checkpoints) end() error {
 	ctx, cancel := context.WithTimeout(context.Background(), lastCheckpoint)
 	defer cancel()
-	err := k.signer.Advance(ctx)
-	if k.publisher != nil && err == nil {
-		err = k.publisher.Publish(ctx)
+	if err := k.signer.Advance(ctx); err != nil {
+		return fmt.Errorf("the end of the audit log was not signed: %w: what is in no checkpoint could be cut off unseen until the next start signs it", err)
 	}
-	if err != nil {
-		k.log.Error("the end of the audit log was not signed, or not handed to the witness: the next start does it", "error", oneLine(err))
+	if k.publisher == nil {
+		return nil
 	}
+	if err := k.publisher.Publish(ctx); err != nil {
+		return fmt.Errorf("the audit log's last checkpoint was not handed to the witness: %w: its end could be cut off unseen until the next start hands it over", err)
+	}
+	return nil
 }
 
 // Descriptions of metrics.
@@ -150,7 +157,8 @@ var (
 	checkpointWait = prometheus.NewDesc("ramzban_audit_waiting_entries", "Entries that are in no checkpoint yet. The last checkpoint's own entry is one.", nil, nil)
 	logBroken      = prometheus.NewDesc("ramzban_audit_log_broken", "1 while nothing is signed because the audit log was changed in the database.", nil, nil)
 	witnessSize    = prometheus.NewDesc("ramzban_audit_witness_entries", "Entries that the checkpoint which the witness took last is over; -1 without a witness.", nil, nil)
-	witnessRefuses = prometheus.NewDesc("ramzban_audit_witness_contradicts", "1 while the witness holds a checkpoint that this node's log contradicts.", nil, nil)
+	witnessRefuses = prometheus.NewDesc("ramzban_audit_witness_contradicts", "1 while the witness holds a checkpoint that this node's log contradicts, or lost what it had taken.", nil, nil)
+	witnessAway    = prometheus.NewDesc("ramzban_audit_witness_away", "1 while the witness cannot be asked, or takes no checkpoint for another reason.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -168,7 +176,7 @@ func (k *checkpoints) Collect(out chan<- prometheus.Metric) {
 	}
 	for desc, value := range map[*prometheus.Desc]float64{
 		checkpointSize: float64(s.Size), checkpointTime: at, checkpointWait: float64(s.Waiting), logBroken: oneIf(s.Broken),
-		witnessSize: float64(p.Size), witnessRefuses: oneIf(p.Refused),
+		witnessSize: float64(p.Size), witnessRefuses: oneIf(p.Refused), witnessAway: oneIf(p.Away),
 	} {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)
 	}

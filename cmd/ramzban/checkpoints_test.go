@@ -1,6 +1,11 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +20,7 @@ import (
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/store/pgstore/pgtest"
+	fault "ramzban/softhsm/faultmodule"
 )
 
 // witnessed is a deployment with a witness in a folder, on the embedded engine or in a cluster.
@@ -31,16 +37,26 @@ func witnessed(t *testing.T, dsn string) (d *deployment, dir string) {
 
 // signed returns the checkpoint that the witness holds, unchecked; one of size 0 if there is none yet.
 func signed(t *testing.T, dir, node string) audit.Checkpoint {
-	note, err := os.ReadFile(filepath.Join(dir, node, "checkpoint"))
-	if err != nil {
-		require.ErrorIs(t, err, os.ErrNotExist)
+	path := heldFile(t, dir, node)
+	if path == "" {
 		return audit.Checkpoint{}
 	}
-	text, _, found := strings.Cut(string(note), "\n\n")
-	require.True(t, found)
-	c, err := audit.ParseCheckpoint(text + "\n")
+	note, err := os.ReadFile(path)
+	require.NoError(t, err)
+	c, err := audit.PeekCheckpoint(note)
 	require.NoError(t, err)
 	return c
+}
+
+// heldFile is the file in which the witness holds a node's checkpoint; empty if there is none yet.
+func heldFile(t *testing.T, dir, node string) string {
+	files, err := filepath.Glob(filepath.Join(dir, "*", node, "checkpoint"))
+	require.NoError(t, err)
+	if len(files) == 0 {
+		return ""
+	}
+	require.Len(t, files, 1)
+	return files[0]
 }
 
 // The log is signed by itself while something is decided, also what was decided before a kill -9, and at the end; where
@@ -131,7 +147,7 @@ func (d *deployment) refusedWhenPutBack(t *testing.T, dir string, save, putBack,
 	_, stderr := d.serve(t, d.config, exitConfig)
 	requireOneLine(t, stderr, "audit.witness: ", "rolled back", "declare a restore")
 	anchor := d.config
-	anchor.Audit.Witness, anchor.Audit.Anchor = nil, filepath.Join(dir, d.config.Node, "checkpoint")
+	anchor.Audit.Witness, anchor.Audit.Anchor = nil, heldFile(t, dir, d.config.Node)
 	_, stderr = d.serve(t, anchor, exitConfig)
 	requireOneLine(t, stderr, "audit.anchor: ", "rolled back", "declare a restore")
 	mend()
@@ -162,7 +178,8 @@ func TestServeSaysWhatIsWrongWithWitnessAndAnchor(t *testing.T) {
 	}
 }
 
-// A witness that is not there holds nobody up; that is said once, and can be seen.
+// A witness that is not there stops a start, unless the configuration says otherwise; then it holds nobody up, which is said
+// once, can be seen, and is the end's error.
 func TestAWitnessThatIsNotThere(t *testing.T) {
 	d := deploy(t)
 	gone, err := net.Listen("tcp", "127.0.0.1:0")
@@ -170,18 +187,67 @@ func TestAWitnessThatIsNotThere(t *testing.T) {
 	require.NoError(t, gone.Close())
 	d.config.Audit.CheckpointInterval = Duration(100 * time.Millisecond)
 	d.config.Audit.Witness = &WitnessConfig{URL: "https://" + gone.Addr().String()}
+	_, stderr := d.serve(t, d.config, exitFailure)
+	requireOneLine(t, stderr, "audit.witness: ", "cannot be asked", "audit.witness.optional")
+	d.config.Audit.Witness.Optional = true
 	d.startServing(t)
 	_, err = d.enrol(t.Context(), "counter-6", testCard(1))
 	require.NoError(t, err)
 	covered := regexp.MustCompile(`\nramzban_audit_checkpoint_entries [1-9]`)
 	require.Eventually(t, func() bool { return covered.MatchString(scrape(t, d.service)) }, startLimit, 10*time.Millisecond)
 	require.Contains(t, scrape(t, d.service), "\nramzban_audit_witness_entries 0\n")
+	require.Contains(t, scrape(t, d.service), "\nramzban_audit_witness_away 1\n")
 	require.Eventually(t, func() bool { return strings.Contains(d.everything(), "the witness does not take") }, startLimit, 10*time.Millisecond)
 	status, err := get(t.Context(), "http://"+d.ops+"/readyz")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status)
-	require.NoError(t, d.terminate())
+	require.Error(t, d.terminate())
+	require.Contains(t, d.everything(), "was not handed to the witness")
 	require.Equal(t, 1, strings.Count(d.everything(), "the witness does not take"))
+}
+
+// An emptied witness is not filled again before somebody says so, once.
+func TestAWitnessThatWasEmptied(t *testing.T) {
+	d, dir := witnessed(t, "")
+	d.config.Audit.CheckpointInterval = Duration(100 * time.Millisecond)
+	d.startServing(t)
+	require.Eventually(t, func() bool { return signed(t, dir, d.config.Node).Tree.N > 0 }, startLimit, 10*time.Millisecond)
+	_, err := d.enrol(t.Context(), "counter-6", testCard(1))
+	require.NoError(t, err)
+	require.NoError(t, d.terminate())
+	require.Positive(t, signed(t, dir, d.config.Node).Witness)
+
+	require.NoError(t, os.Remove(heldFile(t, dir, d.config.Node)))
+	_, stderr := d.serve(t, d.config, exitConfig)
+	requireOneLine(t, stderr, "audit.witness: ", "does not hold what it had taken", "--new-witness")
+	require.Empty(t, heldFile(t, dir, d.config.Node))
+	d.startServing(t, "--new-witness")
+	require.Eventually(t, func() bool { return heldFile(t, dir, d.config.Node) != "" }, startLimit, 10*time.Millisecond)
+	require.NoError(t, d.terminate())
+	_, stderr = d.serve(t, d.config, exitConfig, "--new-witness")
+	requireOneLine(t, stderr, "is not a new one", "without --new-witness")
+	d.startServing(t)
+	require.NoError(t, d.terminate())
+}
+
+// What cannot be signed at the end is said, and is the end's error; the next start signs it.
+func TestAnEndThatCannotBeSigned(t *testing.T) {
+	d := deploy(t)
+	faults, err := fault.New(t.TempDir(), d.config.HSM.Module)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, faults.Close()) })
+	d.config.HSM.Module = faults.Module()
+	d.startServing(t)
+	faults.Inject(fault.Fault{Function: fault.SignInit, Code: 0x30}) // CKR_DEVICE_ERROR
+	_, err = d.as("auditor").AuditLogs(t.Context())
+	require.NoError(t, err, "reading is logged, and needs no HSM")
+	require.Error(t, d.terminate())
+	require.Equal(t, exitFailure, d.cmd.ProcessState.ExitCode())
+	require.Contains(t, d.everything(), "the end of the audit log was not signed")
+	faults.Clear()
+	d.startServing(t)
+	require.Eventually(t, func() bool { return strings.Contains(scrape(t, d.service), "\nramzban_audit_waiting_entries 1\n") }, startLimit, 10*time.Millisecond)
+	require.NoError(t, d.terminate())
 }
 
 // The second host takes what the node hands over, proves to the next start that the database was put back, and needs
@@ -194,8 +260,14 @@ func TestTheWitnessOnASecondHost(t *testing.T) {
 	require.NoError(t, d.terminate())
 	key, err := audit.ParsePublicKey(keys.Keys[0].PublicKey)
 	require.NoError(t, err)
+	another, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKIXPublicKey(&another.PublicKey)
+	require.NoError(t, err)
+	older := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	first, second := writeFile(t, "first.pem", older), writeFile(t, "second.pem", older)
 	host := newService(t)
-	args := []string{"witness", "--listen", host.api, "--dir", dir, "--key", writeFile(t, "audit.pem", string(key.PEM())),
+	args := []string{"witness", "--listen", host.api, "--dir", dir, "--key", first, "--key", second,
 		"--certificate", d.pki("server.crt"), "--private-key", d.pki("server.key"), "--client-ca", d.pki("ca.crt")}
 	host.launch(args...)
 	d.config.Audit.CheckpointInterval = Duration(100 * time.Millisecond)
@@ -206,24 +278,25 @@ func TestTheWitnessOnASecondHost(t *testing.T) {
 	answer, err := d.verify(t.Context(), c.serial, c.password(t))
 	require.NoError(t, err)
 	held := func() bool { return signed(t, dir, d.config.Node).Tree.N > int64(answer.Audit.Index) }
+	require.Eventually(t, func() bool { return strings.Contains(d.everything(), "the witness answered 403") }, startLimit, 10*time.Millisecond)
+	require.NoError(t, os.WriteFile(second, append([]byte(older), key.PEM()...), 0o600)) // as before a rotation
 	require.Eventually(t, held, startLimit, 10*time.Millisecond, "%s\n%s", d.output(), host.output())
 	require.NoError(t, d.terminate())
 
-	stranger := &deployment{service: d.service, config: d.config}
-	stranger.config.Audit.Witness = &WitnessConfig{URL: "https://" + host.api, CA: d.pki("ca.crt")} // shows no certificate
-	stranger.startServing(t)
-	require.Contains(t, stranger.everything(), "the witness cannot be asked")
-	require.NoError(t, stranger.terminate())
-	data, older := d.config.Store.Badger.Dir, filepath.Join(t.TempDir(), "older")
-	require.NoError(t, os.CopyFS(older, os.DirFS(data)))
+	stranger := d.config
+	stranger.Audit.Witness = &WitnessConfig{URL: "https://" + host.api, CA: d.pki("ca.crt")} // shows no certificate
+	_, stderr := d.serve(t, stranger, exitFailure)
+	requireOneLine(t, stderr, "the witness cannot be asked")
+	data, saved := d.config.Store.Badger.Dir, filepath.Join(t.TempDir(), "older")
+	require.NoError(t, os.CopyFS(saved, os.DirFS(data)))
 	d.startServing(t)
 	_, err = d.verify(t.Context(), c.serial, c.password(t))
 	require.NoError(t, err)
 	require.NoError(t, d.terminate())
 	require.NoError(t, os.RemoveAll(data))
-	require.NoError(t, os.CopyFS(data, os.DirFS(older)))
+	require.NoError(t, os.CopyFS(data, os.DirFS(saved)))
 	require.NoError(t, os.Chmod(data, 0o700))
-	_, stderr := d.serve(t, d.config, exitConfig)
+	_, stderr = d.serve(t, d.config, exitConfig)
 	requireOneLine(t, stderr, "audit.witness: ", "rolled back")
 	require.NoError(t, host.terminate())
 }

@@ -143,6 +143,8 @@ type WitnessConfig struct {
 	Certificate string `yaml:"certificate,omitempty"`
 	// Key is its private key, a PEM file only the service's user can read.
 	Key string `yaml:"key,omitempty"`
+	// Optional lets the service start when the witness's host does not answer. What it holds is compared when it is back.
+	Optional bool `yaml:"optional,omitempty"`
 }
 
 // ProfileConfig is a keyservice.Profile as written in the file.

@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"keyservice/audit":                  {"keyservice/store"},
 	"keyservice/backup":                 {"keyservice/seed", "keyservice/store"},
 	"keyservice/audit/archive":          {"keyservice/audit", "keyservice/store"},
-	"keyservice/witness":                {"keyservice/audit"},
+	"keyservice/witness":                {"keyservice/audit", "keyservice/store"},
 	"keyservice":                        {"keyservice/audit", "keyservice/audit/archive", "keyservice/backup", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed", "keyservice/store"},
 	"hsm/profile":                       {"keyservice/seed"},
 	"hsm":                               {"hsm/profile", "keyservice/seed"},

@@ -31,6 +31,7 @@ type node struct {
 	fatal    chan error // the HSM module hangs: the process must end
 
 	newDatabase bool // the database is to be made
+	newWitness  bool // the witness takes the place of another one
 
 	persons    keyservice.Persons // whose signatures count
 	service    *keyservice.Service
@@ -68,7 +69,7 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	n.service = service
-	if n.signing, err = openCheckpoints(ctx, n.config.Audit, service, n.log); err != nil {
+	if n.signing, err = openCheckpoints(ctx, n.config.Audit, n.newWitness, service, n.log); err != nil {
 		return err
 	}
 	registry.MustRegister(n.signing)

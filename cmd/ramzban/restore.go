@@ -245,7 +245,7 @@ func restoreParametersCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&file, "backup", "", "`FILE` that `ramzban backup` wrote")
-	f.StringArrayVar(&anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or the witness's folder")
+	f.StringArrayVar(&anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or its folder of the installation")
 	f.StringArrayVar(&nodes, "node", nil, "`NAME` of a further node that wrote to the database, also if it joined after the backup")
 	f.StringArrayVar(&keys, "key", nil, "`FILE` with a public audit key (PEM); once for each version")
 	return c

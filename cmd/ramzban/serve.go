@@ -31,12 +31,14 @@ func serveCommand() *cobra.Command {
 	}
 	configFlag(c, &path)
 	c.Flags().BoolVar(&o.newDatabase, "new-database", false, "make the database, which must not be there yet: for the first start only")
+	c.Flags().BoolVar(&o.newWitness, "new-witness", false, "the witness takes the place of one that is lost, and holds nothing yet: for one start only")
 	return c
 }
 
 // startOptions are what one start may do or tell, besides what the configuration says.
 type startOptions struct {
 	newDatabase bool         // the database may be made
+	newWitness  bool         // the witness may have lost what it had taken
 	listening   func() error // called once the service can answer; nil for nothing
 }
 
@@ -57,7 +59,7 @@ func serve(ctx context.Context, c Config, out io.Writer, o startOptions) error {
 		return err
 	}
 	n := newNode(c, log)
-	n.newDatabase = o.newDatabase
+	n.newDatabase, n.newWitness = o.newDatabase, o.newWitness
 	err = n.start(ctx)
 	if err != nil && ctx.Err() != nil {
 		log.Info("stopped before the service was ready", "reason", oneLine(err))
@@ -128,7 +130,7 @@ func (n *node) stop(why error) error {
 	defer cancel()
 	err := errors.Join(n.api.Shutdown(ctx), n.operator.Shutdown(ctx))
 	if n.db.Err() == nil {
-		n.signing.end()
+		err = errors.Join(err, n.signing.end())
 	}
 	err = errors.Join(err, n.close())
 	if why != nil && err != nil {

@@ -39,9 +39,9 @@ func deploy(t testing.TB) *deployment {
 }
 
 // serve runs the real binary with a configuration, and returns its two outputs. It must end by itself, with this status.
-func (d *deployment) serve(t *testing.T, c Config, status int) (stdout, stderr string) {
+func (d *deployment) serve(t *testing.T, c Config, status int, flags ...string) (stdout, stderr string) {
 	t.Helper()
-	return runFailing(t, status, nil, "serve", "--config", writeConfig(t, c))
+	return runFailing(t, status, nil, append([]string{"serve", "--config", writeConfig(t, c)}, flags...)...)
 }
 
 func writeConfig(t testing.TB, c Config) string {

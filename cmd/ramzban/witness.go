@@ -19,7 +19,8 @@ import (
 
 // witnessOptions are what `ramzban witness` is told.
 type witnessOptions struct {
-	listen, dir, key                 string
+	listen, dir                      string
+	keys                             []string
 	certificate, privateKey, clients string
 }
 
@@ -29,9 +30,10 @@ func witnessCommand() *cobra.Command {
 		Use:   "witness",
 		Short: "Keep the nodes' signed checkpoints on a host of their own",
 		Long: "Takes the checkpoints that nodes sign (audit.witness.url in their configuration) and keeps the newest one of each in\n" +
-			"DIR/NODE/checkpoint. It never goes back: a checkpoint is taken only if one of the keys signed it, and with the proof that\n" +
-			"it follows the one before. It needs neither the HSM nor the database, and belongs on a host whose administrators\n" +
-			"have nothing to do with either. SIGTERM and SIGINT end it.",
+			"DIR/INSTALLATION/NODE/checkpoint. It never goes back: a checkpoint is taken only if one of the keys signed it, and with\n" +
+			"the proof that it follows the one before. The files of keys are read again for each checkpoint: before an audit key is\n" +
+			"rotated, put the new version's public half into one. It needs neither the HSM nor the database, and belongs on a host\n" +
+			"whose administrators have nothing to do with either. SIGTERM and SIGINT end it.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			w, err := o.open()
@@ -47,7 +49,7 @@ func witnessCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8444", "`ADDRESS` and port")
 	f.StringVar(&o.dir, "dir", "", "`FOLDER` of the checkpoints, which must be there")
-	f.StringVar(&o.key, "key", "", "`FILE` with the public audit keys (PEM)")
+	f.StringArrayVar(&o.keys, "key", nil, "`FILE` with public audit keys (PEM), such as one for each installation; may be given more than once")
 	f.StringVar(&o.certificate, "certificate", "", "`FILE` with the server's certificate and its chain (PEM)")
 	f.StringVar(&o.privateKey, "private-key", "", "`FILE` with its private key (PEM)")
 	f.StringVar(&o.clients, "client-ca", "", "`FILE` with the CA certificates that client certificates must come from (PEM); without it none is asked for")
@@ -64,15 +66,10 @@ type witnessServer struct {
 }
 
 func (o witnessOptions) open() (*witnessServer, error) {
-	text, err := os.ReadFile(o.key)
-	if err != nil {
-		return nil, fmt.Errorf("--key: %w", err)
+	if _, err := o.publicKeys(context.Background()); err != nil {
+		return nil, err
 	}
-	keys, err := audit.ParsePublicKeys(text)
-	if err != nil {
-		return nil, fmt.Errorf("--key: %s: %w", o.key, err)
-	}
-	dir, err := witness.OpenDir(o.dir, func(context.Context) ([]audit.PublicKey, error) { return keys, nil })
+	dir, err := witness.OpenDir(o.dir, o.publicKeys)
 	if err != nil {
 		return nil, fmt.Errorf("--dir: %w", err)
 	}
@@ -84,6 +81,22 @@ func (o witnessOptions) open() (*witnessServer, error) {
 		Handler: witness.Handler(dir), TLSConfig: conf, MaxHeaderBytes: 16 << 10,
 		ReadTimeout: witnessLimit, WriteTimeout: witnessLimit, IdleTimeout: time.Minute,
 	}}, nil
+}
+
+// publicKeys reads the files anew, so that a key which is put into one counts from then on.
+func (o witnessOptions) publicKeys(context.Context) (all []audit.PublicKey, err error) {
+	for _, file := range o.keys {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("--key: %w", err)
+		}
+		keys, err := audit.ParsePublicKeys(text)
+		if err != nil {
+			return nil, fmt.Errorf("--key: %s: %w", file, err)
+		}
+		all = append(all, keys...)
+	}
+	return all, nil
 }
 
 func (o witnessOptions) tls() (*tls.Config, error) {

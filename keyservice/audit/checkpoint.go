@@ -18,12 +18,14 @@ import (
 var ErrCheckpoint = errors.New("not a checkpoint of an audit log")
 
 // Checkpoint says what a node's log was at a moment: its first Tree.N entries, and no others, are in the tree. Its text is
-// that of https://c2sp.org/tlog-checkpoint: the origin, the size, the root hash in base64, and one extension line, the
-// word time and when it was made (RFC 3339, UTC, milliseconds).
+// that of https://c2sp.org/tlog-checkpoint: the origin, the size, the root hash in base64, and extension lines of a word and
+// a value: time, when it was made (RFC 3339, UTC, milliseconds), and those of ring and witness that are not 0.
 type Checkpoint struct {
-	Origin string
-	Tree   tlog.Tree
-	Time   time.Time
+	Origin  string
+	Tree    tlog.Tree
+	Time    time.Time
+	Ring    uint64 // revision of the key ring that was in use; 0: it does not say
+	Witness int64  // size of the checkpoint that the node's witness had taken before; 0: none, or it does not say
 }
 
 // CheckpointPrefix begins the keys of the rows that hold the newest checkpoint of each node, a signed note; the node follows.
@@ -41,27 +43,36 @@ func Origin(installation, node string) string { return originPrefix + installati
 func SplitOrigin(origin string) (installation, node string, err error) {
 	rest, ours := strings.CutPrefix(origin, originPrefix)
 	installation, node, found := strings.Cut(rest, "/")
-	if !ours || !found || installation == "" || store.CheckNode(node) != nil {
+	if !ours || !found || store.CheckNode(installation) != nil || store.CheckNode(node) != nil {
 		return "", "", fmt.Errorf("%w: the origin %q is no node of Ramzban", ErrCheckpoint, origin)
 	}
 	return installation, node, nil
 }
 
 const (
-	timeWord   = "time "
-	timeLayout = "2006-01-02T15:04:05.000Z"
+	timeWord    = "time "
+	ringWord    = "ring "
+	witnessWord = "witness "
+	timeLayout  = "2006-01-02T15:04:05.000Z"
 )
 
 // Text is what is signed.
 func (c Checkpoint) Text() string {
-	return fmt.Sprintf("%s\n%d\n%s\n%s%s\n", c.Origin, c.Tree.N, c.Tree.Hash, timeWord, c.Time.UTC().Format(timeLayout))
+	text := fmt.Sprintf("%s\n%d\n%s\n%s%s\n", c.Origin, c.Tree.N, c.Tree.Hash, timeWord, c.Time.UTC().Format(timeLayout))
+	if c.Ring > 0 {
+		text += fmt.Sprintf("%s%d\n", ringWord, c.Ring)
+	}
+	if c.Witness > 0 {
+		text += fmt.Sprintf("%s%d\n", witnessWord, c.Witness)
+	}
+	return text
 }
 
 // ParseCheckpoint reads what Text wrote, and nothing else.
 func ParseCheckpoint(text string) (Checkpoint, error) {
 	lines := strings.Split(text, "\n")
-	if len(lines) != 5 || !strings.HasPrefix(lines[3], timeWord) {
-		return Checkpoint{}, fmt.Errorf("%w: it has not the four lines of one", ErrCheckpoint)
+	if len(lines) < 5 || !strings.HasPrefix(lines[3], timeWord) {
+		return Checkpoint{}, fmt.Errorf("%w: it has not the lines of one", ErrCheckpoint)
 	}
 	if _, _, err := SplitOrigin(lines[0]); err != nil {
 		return Checkpoint{}, err
@@ -79,10 +90,23 @@ func ParseCheckpoint(text string) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("%w: its time cannot be read", ErrCheckpoint)
 	}
 	c := Checkpoint{Origin: lines[0], Tree: tlog.Tree{N: size, Hash: tlog.Hash(root)}, Time: at}
+	c.readMore(lines[4:])
 	if c.Text() != text {
 		return Checkpoint{}, fmt.Errorf("%w: it is written in another way", ErrCheckpoint)
 	}
 	return c, nil
+}
+
+// readMore reads the lines behind the time. What it cannot read it leaves out: then the text is not the same again.
+func (c *Checkpoint) readMore(lines []string) {
+	for _, line := range lines {
+		if n, found := strings.CutPrefix(line, ringWord); found {
+			c.Ring, _ = strconv.ParseUint(n, 10, 64)
+		}
+		if n, found := strings.CutPrefix(line, witnessWord); found {
+			c.Witness, _ = strconv.ParseInt(n, 10, 64)
+		}
+	}
 }
 
 // Sign returns the signed note.
@@ -106,6 +130,15 @@ func OpenCheckpoint(signed []byte, origin string, keys []PublicKey) (Checkpoint,
 		return Checkpoint{}, err
 	}
 	return ParseCheckpoint(text)
+}
+
+// PeekCheckpoint reads a signed note without looking for who signed it.
+func PeekCheckpoint(signed []byte) (Checkpoint, error) {
+	text, _, found := strings.Cut(string(signed), "\n\n")
+	if !found {
+		return Checkpoint{}, fmt.Errorf("%w: it is no signed note", ErrCheckpoint)
+	}
+	return ParseCheckpoint(text + "\n")
 }
 
 // OriginOf returns the origin that a signed note claims; nothing of it was checked.

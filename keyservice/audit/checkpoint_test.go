@@ -55,8 +55,13 @@ func aCheckpoint() audit.Checkpoint {
 func TestACheckpointReadsBackAsSigned(t *testing.T) {
 	s, older, c := newSigner(t), newSigner(t), aCheckpoint()
 	require.Equal(t, "ramzban/5d0f6f3c/node-1\n1843\n"+c.Tree.Hash.String()+"\ntime 2026-11-22T10:00:00.007Z\n", c.Text())
+	c.Ring, c.Witness = 7, 1800
+	require.True(t, strings.HasSuffix(c.Text(), "Z\nring 7\nwitness 1800\n"))
 	signed, err := c.Sign(context.Background(), s.sign)
 	require.NoError(t, err)
+	peeked, err := audit.PeekCheckpoint(signed)
+	require.NoError(t, err)
+	require.Equal(t, c, peeked)
 	got, err := audit.OpenCheckpoint(signed, c.Origin, []audit.PublicKey{older.public, s.public, s.public})
 	require.NoError(t, err)
 	require.Equal(t, c, got)
@@ -127,6 +132,8 @@ func TestWhatIsNoCheckpoint(t *testing.T) {
 		"size with a sign": strings.Replace(good, "1843", "+1843", 1), "size of hexadecimal": strings.Replace(good, "1843", "0x1843", 1),
 		"short root": strings.Replace(good, aCheckpoint().Tree.Hash.String(), "AAAA", 1), "another origin": strings.Replace(good, "ramzban/", "example/", 1),
 		"another time zone": strings.Replace(good, "Z", "+00:00", 1), "microseconds": strings.Replace(good, ".007Z", ".007000Z", 1),
+		"no ring": good + "ring 0\n", "a ring with a sign": good + "ring +1\n", "lines the other way round": good + "witness 1\nring 1\n",
+		"a line twice": good + "ring 1\nring 1\n", "a negative size at the witness": good + "witness -1\n",
 		"carriage return": strings.ReplaceAll(good, "\n", "\r\n"), "bad node": strings.Replace(good, "node-1", "Node 1", 1),
 	} {
 		_, err := audit.ParseCheckpoint(text)

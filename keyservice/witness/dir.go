@@ -15,13 +15,15 @@ import (
 	"sync"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/store"
 )
 
 // Keys returns the public audit keys.
 type Keys func(ctx context.Context) ([]audit.PublicKey, error)
 
-// Dir is a witness in a directory: DIR/NODE/checkpoint is the node's newest signed checkpoint. Each new one takes the
-// place of the one before, so that a crash leaves either, whole. It is safe for concurrent use.
+// Dir is a witness in a directory, of any number of installations: DIR/INSTALLATION/NODE/checkpoint is the node's newest
+// signed checkpoint. Each new one takes the place of the one before, so that a crash leaves either, whole. It is safe for
+// concurrent use.
 type Dir struct {
 	path string
 	keys Keys
@@ -49,42 +51,42 @@ func OpenDir(path string, keys Keys) (*Dir, error) {
 // Offer takes a checkpoint in place of the one held: see audit.Offer.Accept for what it refuses. audit.ErrSignature: none
 // of the keys signed it.
 func (d *Dir) Offer(ctx context.Context, o audit.Offer) error {
-	offered, node, err := d.open(ctx, o.Note)
+	offered, of, err := d.open(ctx, o.Note)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	held, err := d.held(ctx, node)
+	held, err := d.held(ctx, of)
 	if err != nil {
 		return err
-	}
-	if held.Origin != "" && held.Origin != offered.Origin {
-		return fmt.Errorf("%w: it is held for %s, not %s", audit.ErrContradicted, held.Origin, offered.Origin)
 	}
 	if err := o.Accept(held, offered); err != nil {
 		return err
 	}
-	return d.replace(node, o.Note)
+	return d.replace(of, o.Note)
 }
 
+// owner is whose log it is.
+type owner struct{ installation, node string }
+
 // open checks a note's signature, under the origin that it claims.
-func (d *Dir) open(ctx context.Context, note []byte) (audit.Checkpoint, string, error) {
+func (d *Dir) open(ctx context.Context, note []byte) (audit.Checkpoint, owner, error) {
 	installation, node, err := audit.OriginOf(note)
 	if err != nil {
-		return audit.Checkpoint{}, "", err
+		return audit.Checkpoint{}, owner{}, err
 	}
 	keys, err := d.keys(ctx)
 	if err != nil {
-		return audit.Checkpoint{}, "", err
+		return audit.Checkpoint{}, owner{}, err
 	}
 	c, err := audit.OpenCheckpoint(note, audit.Origin(installation, node), keys)
-	return c, node, err
+	return c, owner{installation, node}, err
 }
 
 // held reads what is held of a node; the zero value if that is nothing.
-func (d *Dir) held(ctx context.Context, node string) (audit.Checkpoint, error) {
-	path := filepath.Join(d.path, node, fileName)
+func (d *Dir) held(ctx context.Context, of owner) (audit.Checkpoint, error) {
+	path := d.file(of)
 	note, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return audit.Checkpoint{}, nil
@@ -92,9 +94,9 @@ func (d *Dir) held(ctx context.Context, node string) (audit.Checkpoint, error) {
 	if err != nil {
 		return audit.Checkpoint{}, err
 	}
-	c, of, err := d.open(ctx, note)
-	if err == nil && of != node {
-		err = fmt.Errorf("%w: it is of %s", audit.ErrCheckpoint, of)
+	c, says, err := d.open(ctx, note)
+	if err == nil && says != of {
+		err = fmt.Errorf("%w: it is of %s", audit.ErrCheckpoint, c.Origin)
 	}
 	if err != nil { // of these files, so none of the errors that speak of what was offered
 		return audit.Checkpoint{}, fmt.Errorf("the witness's own file %s is damaged: %v", path, err)
@@ -102,18 +104,16 @@ func (d *Dir) held(ctx context.Context, node string) (audit.Checkpoint, error) {
 	return c, nil
 }
 
+func (d *Dir) file(of owner) string { return filepath.Join(d.path, of.installation, of.node, fileName) }
+
 // replace makes the note what is held, on disk.
-func (d *Dir) replace(node string, note []byte) error {
-	dir := filepath.Join(d.path, node)
-	path := filepath.Join(dir, fileName)
+func (d *Dir) replace(of owner, note []byte) error {
+	path := d.file(of)
 	if now, err := os.ReadFile(path); err == nil && bytes.Equal(now, note) {
 		return nil
 	}
-	if err := os.Mkdir(dir, dirMode); err == nil {
-		if err := syncDir(d.path); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, os.ErrExist) {
+	dir := filepath.Dir(path)
+	if err := errors.Join(makeDir(filepath.Dir(dir)), makeDir(dir)); err != nil {
 		return err
 	}
 	next := path + ".new"
@@ -124,6 +124,18 @@ func (d *Dir) replace(node string, note []byte) error {
 		return err
 	}
 	return syncDir(dir)
+}
+
+// makeDir makes a directory, on disk, if it is not there.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, dirMode)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
 }
 
 // write makes a file, on disk.
@@ -145,16 +157,26 @@ func syncDir(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Held returns the checkpoints that are held, of all nodes in the order of their names, as they stand there: nothing of
-// them was checked.
-func (d *Dir) Held(context.Context) ([][]byte, error) {
-	nodes, err := os.ReadDir(d.path)
+// Held returns the checkpoints that are held of an installation, of all nodes in the order of their names, as they stand
+// there: nothing of them was checked.
+func (d *Dir) Held(_ context.Context, installation string) ([][]byte, error) {
+	if err := store.CheckNode(installation); err != nil { // it becomes a path
+		return nil, fmt.Errorf("%w: %q is no installation", audit.ErrOffer, installation)
+	}
+	if _, err := os.Stat(d.path); err != nil {
+		return nil, fmt.Errorf("the witness's directory: %w", err)
+	}
+	dir := filepath.Join(d.path, installation)
+	nodes, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the witness's directory: %w", err)
 	}
 	var notes [][]byte
 	for _, node := range nodes {
-		note, err := os.ReadFile(filepath.Join(d.path, node.Name(), fileName))
+		note, err := os.ReadFile(filepath.Join(dir, node.Name(), fileName))
 		switch {
 		case err == nil:
 			notes = append(notes, note)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -18,12 +19,13 @@ const (
 	offerPath = "/add-checkpoint"
 	heldPath  = "/checkpoints"
 	sizeType  = "text/x.tlog.size"
+	ofQuery   = "installation"
 	maxHeld   = 1 << 20 // bytes of all notes that are held: a few hundred for each node
 )
 
 // Handler answers for a directory. POST /add-checkpoint is that of https://c2sp.org/tlog-witness, but for the answer to a
-// checkpoint that was taken: it has no cosignature. GET /checkpoints lists what is held, as JSON strings. Whoever reaches
-// it may call it: only what the audit key signed is taken.
+// checkpoint that was taken: it has no cosignature. GET /checkpoints?installation=… lists what is held of one, as JSON
+// strings. Whoever reaches it may call it: only what the audit key signed is taken.
 func Handler(d *Dir) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+offerPath, func(w http.ResponseWriter, r *http.Request) {
@@ -38,9 +40,9 @@ func Handler(d *Dir) http.Handler {
 		answer(w, err)
 	})
 	mux.HandleFunc("GET "+heldPath, func(w http.ResponseWriter, r *http.Request) {
-		notes, err := d.Held(r.Context())
+		notes, err := d.Held(r.Context(), r.URL.Query().Get(ofQuery))
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
+			answer(w, err)
 			return
 		}
 		texts := make([]string, len(notes))
@@ -105,8 +107,8 @@ func (r *Remote) Offer(ctx context.Context, o audit.Offer) error {
 }
 
 // Held implements what keyservice.Witness asks for.
-func (r *Remote) Held(ctx context.Context) ([][]byte, error) {
-	status, _, body, err := r.do(ctx, http.MethodGet, heldPath, nil)
+func (r *Remote) Held(ctx context.Context, installation string) ([][]byte, error) {
+	status, _, body, err := r.do(ctx, http.MethodGet, heldPath+"?"+url.Values{ofQuery: {installation}}.Encode(), nil)
 	if err != nil {
 		return nil, err
 	}

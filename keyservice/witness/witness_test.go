@@ -116,7 +116,7 @@ func eachWay(t *testing.T, test func(t *testing.T, l *log, dir string, w taker))
 
 func TestOffers(t *testing.T) {
 	eachWay(t, func(t *testing.T, l *log, dir string, w taker) {
-		ctx, path := context.Background(), filepath.Join(dir, "node-1", "checkpoint")
+		ctx, path := context.Background(), filepath.Join(dir, "5d0f6f3c", "node-1", "checkpoint")
 		var stale *audit.StaleError
 		l.grow(5, "a")
 		require.ErrorAs(t, w.Offer(ctx, l.offer(3)), &stale)
@@ -158,7 +158,8 @@ func TestOffers(t *testing.T) {
 		refused(wrong, audit.ErrContradicted)
 		moved := *l
 		moved.origin = audit.Origin("another", "node-1")
-		refused(moved.offer(12), audit.ErrContradicted)
+		refused(moved.offer(12), nil) // it holds nothing of that one
+		require.NoError(t, w.Offer(ctx, moved.offer(0)), "another installation's node of the same name")
 		stranger := newLog(t, l.origin)
 		stranger.grow(20, "a")
 		refused(stranger.offer(12), nil)
@@ -193,7 +194,7 @@ func TestHeld(t *testing.T) {
 	server := httptest.NewTLSServer(witness.Handler(d))
 	defer server.Close()
 	remote := witness.NewRemote(server.URL, server.Client())
-	held, err := remote.Held(ctx)
+	held, err := remote.Held(ctx, "5d0f6f3c")
 	require.NoError(t, err)
 	require.Empty(t, held)
 	second := l.grow(3, "a")
@@ -201,16 +202,23 @@ func TestHeld(t *testing.T) {
 	l.origin = audit.Origin("5d0f6f3c", "node-1")
 	first := l.note()
 	require.NoError(t, remote.Offer(ctx, audit.Offer{Note: first}))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600))
-	require.NoError(t, os.Mkdir(filepath.Join(dir, "lost+found"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "5d0f6f3c", "notes.txt"), nil, 0o600))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "5d0f6f3c", "lost+found"), 0o700))
 	for _, w := range []interface {
-		Held(context.Context) ([][]byte, error)
+		Held(context.Context, string) ([][]byte, error)
 	}{d, remote} {
-		held, err := w.Held(ctx)
+		held, err := w.Held(ctx, "5d0f6f3c")
 		require.NoError(t, err)
 		require.Equal(t, [][]byte{first, second}, held)
+		held, err = w.Held(ctx, "another")
+		require.NoError(t, err)
+		require.Empty(t, held)
+		for _, bad := range []string{"", "..", "5d0f6f3c/node-1"} {
+			_, err = w.Held(ctx, bad)
+			require.Error(t, err, bad)
+		}
 	}
 	server.Close()
-	_, err = remote.Held(ctx)
+	_, err = remote.Held(ctx, "5d0f6f3c")
 	require.Error(t, err)
 }
