@@ -8,15 +8,18 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// controlled is what the logs say of the rows of dual control: who the officers are, and how far each proposal has come. An
-// older row carries a right MAC: put back, it would make an officer of someone who is none any more, or have something
-// carried out again.
+// controlled is what the logs say of the rows of dual control: who the officers are, how the master keys may be used, and how
+// far each proposal has come. An older row carries a right MAC or seal: put back, it would make an officer of someone who is
+// none any more, bring a retired key back into use, or have something carried out again.
 type controlled map[store.Key]*audit.Sequences
 
 // remember takes note of what an entry says about these rows, and returns what is wrong with that.
 func (c controlled) remember(e LoggedEntry) (found []Discrepancy) {
-	if e.Action == string(beginOfficers) || e.Action == ActionOfficers && e.Outcome == audit.Done {
+	switch {
+	case e.Action == string(beginOfficers), e.Action == ActionOfficers && e.Outcome == audit.Done:
 		found = c.note(officersKey, e.Revision, e)
+	case e.Serial == "": // no token's revision: the key ring's
+		found = c.note(ringKey, e.Revision, e)
 	}
 	if e.Proposal != "" {
 		found = append(found, c.note(proposalKey(e.Proposal), e.State, e)...)
@@ -41,11 +44,16 @@ func (c controlled) note(key store.Key, number uint64, e LoggedEntry) []Discrepa
 func (s *Service) compareControlled(ctx context.Context, snap store.Snapshot, logged controlled, removed horizon) (found []Discrepancy, err error) {
 	for key, writes := range logged {
 		d := Discrepancy{What: officersRow, Logged: writes.End().Last}
-		if key == officersKey {
+		switch key {
+		case officersKey:
 			var o officers
 			o, err = stored(ctx, snap, key, func(it store.Item) (officers, error) { return unmac[officers](s, it, officersRow) })
 			d.Stored = o.Revision
-		} else {
+		case ringKey:
+			var r ring
+			r, err = stored(ctx, snap, key, func(it store.Item) (ring, error) { return s.unsealRing(ctx, it) })
+			d.What, d.Stored = ringRow, r.Revision
+		default:
 			var p storedProposal
 			p, err = stored(ctx, snap, key, s.openProposal)
 			d.What, d.Proposal, d.Stored = proposalRow, strings.TrimPrefix(string(key), string(proposalRows)), p.Sequence

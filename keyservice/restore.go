@@ -276,11 +276,21 @@ func (r *restoring) readLogs(ctx context.Context) error {
 		r.complete = r.complete && (l.complete() || r.wasClosed(l))
 	}
 	r.replay.lose(r.complete)
+	r.numberRing()
 	latest := r.latestTime()
 	if r.now, err = r.fromThen(latest); err != nil {
 		return err
 	}
 	return r.notUsed(latest)
+}
+
+// numberRing gives the key ring a revision that no ring has had which the logs and their checkpoints tell of.
+func (r *restoring) numberRing() {
+	last := r.replay.ring
+	for _, l := range r.logs {
+		last = max(last, l.newest.Ring, l.stored.Ring)
+	}
+	r.ring.Revision = max(r.ring.Revision, last+1)
 }
 
 // wasClosed says whether an earlier restore has declared all that is missing of a log.

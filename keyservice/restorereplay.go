@@ -23,7 +23,8 @@ type replay struct {
 	tokens  map[string]*tokenReplay
 	seeds   map[store.Key]holder // makers' seeds that were given to a token: their rows
 	control controlReplay
-	latest  int64 // time of the latest one, Unix milliseconds
+	ring    uint64 // the highest revision of the key ring
+	latest  int64  // time of the latest one, Unix milliseconds
 }
 
 // tokenReplay is what they say of one token.
@@ -80,6 +81,9 @@ func (r *restoring) noneMissing(ctx context.Context) error {
 func (r *replay) add(e audit.Entry) {
 	r.latest = max(r.latest, e.Time)
 	r.control.add(e)
+	if e.Serial == "" && e.Action != string(beginOfficers) && e.Action != ActionOfficers {
+		r.ring = max(r.ring, e.Revision)
+	}
 	r.about(e)
 	for _, p := range e.Also {
 		r.about(audit.Entry{

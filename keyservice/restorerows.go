@@ -59,7 +59,7 @@ func (r *restoring) treeRows(ctx context.Context) (map[store.Key]store.Put, erro
 			if err != nil {
 				return nil, err
 			}
-			c := audit.Checkpoint{Origin: r.service.origin(l.node), Tree: tree, Time: r.now.UTC().Truncate(time.Millisecond)}
+			c := audit.Checkpoint{Origin: r.service.origin(l.node), Tree: tree, Time: r.now.UTC().Truncate(time.Millisecond), Ring: r.ring.Revision, Witness: l.stored.Witness}
 			if signed, err = c.Sign(ctx, r.service.signAudit); err != nil {
 				return nil, err
 			}
@@ -169,7 +169,7 @@ func (r *restoring) ownEntries() ([][]byte, error) {
 	}
 	own = append(own, inParts(restoreGone, "", gone)...)
 	r.summarise()
-	own = append(own, audit.Entry{Action: ActionRestore, Outcome: audit.Done, Detail: r.result.summary()})
+	own = append(own, audit.Entry{Action: ActionRestore, Outcome: audit.Done, Revision: r.ring.Revision, Detail: r.result.summary()})
 	return r.encoded(own)
 }
 

@@ -157,6 +157,9 @@ func (s *Service) openRing(ctx context.Context) error {
 			return err
 		}
 		if k != nil {
+			if err := s.newestRing(ctx, &k.ring); err != nil {
+				return err
+			}
 			return s.useRing(ctx, k)
 		}
 		if err := s.makeRing(ctx); err == nil || !errors.Is(err, store.ErrConflict) {
@@ -320,7 +323,7 @@ func (s *Service) makeRing(ctx context.Context) error {
 	d := decision{
 		ring:   &keyring{}, // none yet: it must still be absent
 		change: store.Change{Put: []store.Put{row}},
-		entry:  audit.Entry{Outcome: audit.Done, Detail: r.describe()},
+		entry:  audit.Entry{Outcome: audit.Done, Revision: r.Revision, Detail: r.describe()},
 	}
 	if _, err := s.commit(ctx, itself, beginRing, d); err != nil {
 		return err
@@ -414,7 +417,8 @@ func (s *Service) changedRing(ctx context.Context, from *keyring, change func(*r
 	r.Revision++
 	row, err := s.sealRing(ctx, r)
 	return decision{
-		ring: from, change: store.Change{Put: []store.Put{row}}, entry: audit.Entry{Outcome: audit.Done, Detail: r.describe()},
+		ring: from, change: store.Change{Put: []store.Put{row}},
+		entry: audit.Entry{Outcome: audit.Done, Revision: r.Revision, Detail: r.describe()},
 	}, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,6 +66,38 @@ func TestAChangedRingIsNotOpened(t *testing.T) {
 	}
 	w.attack(nil, ringKey)
 	w.openingFails("the row is missing, and the database is not new")
+}
+
+// An older ring, put back while no process runs, is not opened once a checkpoint was signed under a newer one, by any node;
+// nor where the checkpoint is kept elsewhere. The comparison finds it also where none was signed since.
+func TestAnOlderRingPutBackIsFoundAtTheNextStart(t *testing.T) {
+	eachEngine(t, func(t *testing.T, nodes []*world) {
+		ctx, w, other := context.Background(), nodes[0], nodes[len(nodes)-1]
+		older := w.row(ringKey)
+		w.setStatus(seed.KeyRef{Label: digestLabel, Version: 1}, KeyActive)
+		newer := w.row(ringKey)
+		require.Empty(t, w.compared())
+		w.attack([]store.Put{older})
+		w.restart()
+		require.Contains(t, w.compared(), Discrepancy{What: ringRow, Logged: 2, Stored: 1})
+		w.setStatus(seed.KeyRef{Label: digestLabel, Version: 1}, KeyActive)
+		require.True(t, slices.ContainsFunc(w.compared(), func(d Discrepancy) bool { return d.What == audit.LoggedTwice }), "it was changed again")
+		w.attack([]store.Put{newer})
+		w.restart()
+
+		other.decideSome(1)
+		require.NoError(t, NewCheckpointer(other.Service).Advance(ctx))
+		note := other.row(audit.CheckpointKey(other.node)).Value
+		require.NoError(t, w.CheckAnchor(ctx, note))
+		w.restart()
+		w.attack([]store.Put{older})
+		w.openingFails("an older key ring was put back")
+
+		now := *w.ring.Load()
+		now.Revision = 1
+		w.ring.Store(&now)
+		require.ErrorIs(t, w.CheckAnchor(ctx, note), ErrRollback)
+	})
 }
 
 // Two nodes; one changes the ring. The other, which has not seen it, writes nothing before it has, and notices nothing.

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/store"
 )
 
 // A version is known by its name, but two HSMs may have different keys under one name: when the ceremony of a version was
@@ -33,6 +36,32 @@ func (s *Service) sameKeys(ctx context.Context, r *ring) error {
 			"its public half to whoever used the other's", "key", m.Key.String(), "kcv", fmt.Sprintf("%X", m.KCV))
 	}
 	return nil
+}
+
+// newestRing refuses, when a process begins, a ring that is older than one under which a node signed its log: someone put the
+// row back while no process looked. Who signed the checkpoints is looked at before anything is signed after them; here, one
+// that tells of a newer ring is reason enough. A change of less than a second before a kill stands in no checkpoint yet:
+// CompareAudit finds that one put back.
+func (s *Service) newestRing(ctx context.Context, now *ring) error {
+	snap, err := s.Store.Snapshot(ctx)
+	if err != nil {
+		return storeError(err)
+	}
+	defer snap.Close()
+	var seen ring
+	err = snap.Scan(ctx, audit.CheckpointPrefix, audit.CheckpointPrefix, func(it store.Item) error {
+		if c, err := audit.PeekCheckpoint(it.Value); err == nil && c.Origin == audit.Origin(now.Installation, string(it.Key[len(audit.CheckpointPrefix):])) {
+			seen.Revision = max(seen.Revision, c.Ring)
+		}
+		return nil
+	})
+	if err != nil {
+		return storeError(err)
+	}
+	if seen.Revision <= now.Revision {
+		return nil
+	}
+	return putBack(now, &seen)
 }
 
 // putBack says that a ring is older than one that this process has used: its seal is right, but someone wrote it again, and

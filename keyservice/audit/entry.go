@@ -41,7 +41,7 @@ type Entry struct {
 	Use        string  `cbor:"8,keyasint,omitempty"`
 	RequestID  string  `cbor:"9,keyasint,omitempty"`
 	Commitment []byte  `cbor:"10,keyasint,omitempty"` // salted, of the subject
-	Revision   uint64  `cbor:"11,keyasint,omitempty"` // of the token record, after
+	Revision   uint64  `cbor:"11,keyasint,omitempty"` // of the token record, after; without a serial, of the officers or the key ring
 	Next       uint64  `cbor:"12,keyasint,omitempty"` // lowest acceptable moving factor, after
 	Budget     uint64  `cbor:"13,keyasint,omitempty"` // sequence number of the guess budget, after
 	State      uint64  `cbor:"14,keyasint,omitempty"` // sequence number of the token's state, after
