@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"ramzban/keyservice/audit"
 	"ramzban/keyservice/store"
 )
 
@@ -84,13 +83,3 @@ func horizonOf(all map[string]beginning) horizon {
 
 // hides tells whether a write after this moment may be among what was removed.
 func (h horizon) hides(since int64) bool { return horizon(since) <= h }
-
-// known leaves out the gaps whose writes may have been removed.
-func (h horizon) known(gaps []audit.Gap) (known []audit.Gap) {
-	for _, g := range gaps {
-		if !h.hides(g.Since) {
-			known = append(known, g)
-		}
-	}
-	return known
-}

@@ -75,11 +75,14 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 		return nil, err
 	}
 	removed := horizonOf(begin)
-	found := []Discrepancy{}
+	tokens, found, err := s.keptTokens(ctx, snap)
+	if err != nil {
+		return nil, err
+	}
 	for range stray {
 		found = append(found, Discrepancy{What: entryChanged})
 	}
-	tokens, budgets, control := audit.Tokens{}, map[store.Key]*audit.Sequences{}, controlled{}
+	budgets, control := map[store.Key]*audit.Sequences{}, controlled{}
 	err = s.merged(ctx, snap, logs, func(e LoggedEntry) {
 		found = append(found, remember(tokens, e)...)
 		found = append(found, control.remember(e)...)
@@ -88,13 +91,13 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 		return nil, storeError(err)
 	}
 	for serial, l := range tokens {
-		more, err := s.compareToken(ctx, snap, serial, l, budgets, removed)
+		more, err := s.compareToken(ctx, snap, serial, l, budgets)
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, more...)
 	}
-	unknown, err := s.unknownTokens(ctx, snap, tokens, removed)
+	unknown, err := s.unknownTokens(ctx, snap, tokens)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +174,7 @@ func remember(tokens audit.Tokens, e LoggedEntry) (found []Discrepancy) {
 
 // compareToken holds one token's rows against the logs. A row that fails its own check counts as missing. What the logs say
 // of guess budgets is added to budgets, by their rows: two tokens of a subject have one.
-func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial string, l *audit.Writes, budgets map[store.Key]*audit.Sequences, removed horizon) ([]Discrepancy, error) {
+func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial string, l *audit.Writes, budgets map[store.Key]*audit.Sequences) ([]Discrepancy, error) {
 	r, err := stored(ctx, snap, recordKey(serial), func(it store.Item) (record, error) { return s.unseal(ctx, it, false) })
 	if err != nil {
 		return nil, err
@@ -208,7 +211,7 @@ func (s *Service) compareToken(ctx context.Context, snap store.Snapshot, serial 
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(older(append(all, live, maker)), silent(serial, removed.known(l.Silent(r.Revision, st.Sequence))), twice), nil
+	return slices.Concat(older(append(all, live, maker)), silent(serial, l.Silent(r.Revision, st.Sequence)), twice), nil
 }
 
 // outlived says that a token ended before what names it in the keys of other rows moved on to another version of the lookup
@@ -239,25 +242,12 @@ func silent(serial string, gaps []audit.Gap) (found []Discrepancy) {
 	return found
 }
 
-// unknownTokens finds the tokens that no log tells of, but for those that were issued when entries were made that have been
-// removed since.
-func (s *Service) unknownTokens(ctx context.Context, snap store.Snapshot, tokens audit.Tokens, removed horizon) (found []Discrepancy, err error) {
+// unknownTokens finds the tokens that no log tells of, nor any entry that was removed.
+func (s *Service) unknownTokens(ctx context.Context, snap store.Snapshot, tokens audit.Tokens) (found []Discrepancy, err error) {
 	prefix := recordKey("")
 	err = snap.Scan(ctx, prefix, prefix, func(it store.Item) error {
 		serial := strings.TrimPrefix(string(it.Key), string(prefix))
-		if checkSerial(serial) != nil || tokens[serial] != nil {
-			return nil
-		}
-		if removed == nothingRemoved {
-			found = append(found, Discrepancy{Serial: serial, What: audit.NotLogged, Stored: 1})
-			return nil
-		}
-		r, err := s.unseal(ctx, it, false)
-		var tam *tampered
-		if err != nil && !errors.As(err, &tam) {
-			return err
-		}
-		if err != nil || !removed.hides(r.CreatedAt) {
+		if checkSerial(serial) == nil && tokens[serial] == nil {
 			found = append(found, Discrepancy{Serial: serial, What: audit.NotLogged, Stored: 1})
 		}
 		return nil

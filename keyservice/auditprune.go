@@ -27,7 +27,7 @@ type AuditPrune struct {
 // auditKept is how long entries stay in the database in any case: repeated requests look for the first decision's.
 const auditKept = 7 * 24 * time.Hour
 
-// pruneChunk is how many entries one commit removes. It shares its batch with the requests of that moment.
+// pruneChunk is how many entries one commit removes, and of about how many tokens at most. It shares its batch with the requests of that moment.
 const pruneChunk = 1000
 
 // checkPrune says what is wrong with the parameters.
@@ -126,7 +126,7 @@ func (s *Service) prune(ctx context.Context, x *execution) (decision, *Error, er
 			return d, err
 		})
 		var tam *tampered
-		if errors.As(err, &tam) && tam.what == auditEntry {
+		if errors.As(err, &tam) && (tam.what == auditEntry || tam.what == keptRow) {
 			refusal := prunable("some of them were changed or removed: compare the audit log")
 			refusal.Err = err
 			return decision{}, refusal, nil
@@ -148,31 +148,37 @@ func (s *Service) pruneChunk(ctx context.Context, q AuditPrune) (d decision, don
 		return decision{}, false, err
 	}
 	from, until := b.First, min(q.Before, b.First+pruneChunk)
-	keys, err := s.leaving(ctx, q.Node, &b, until)
+	keys, said, err := s.leaving(ctx, q.Node, &b, until)
 	if err != nil {
 		return decision{}, false, err
 	}
 	row, err := s.mac(require.Key, b)
+	if err != nil {
+		return decision{}, false, err
+	}
+	change := store.Change{Require: []store.Require{require}, Put: []store.Put{row}, Delete: keys}
+	err = s.keep(ctx, said, &change)
 	return decision{
 		ring:   ring,
-		change: store.Change{Require: []store.Require{require}, Put: []store.Put{row}, Delete: keys},
+		change: change,
 		entry:  audit.Entry{Detail: audit.PrunedEntries(q.Node, from, b.First)},
 	}, b.First >= q.Before, err
 }
 
 const auditEntry = "audit entry" // as errors name it
 
-// leaving finds the rows that go, and moves the beginning behind them. An entry that was changed or removed in the database
+// leaving finds the rows that go, and what they say of tokens, and moves the beginning behind them. An entry that was changed or removed in the database
 // is left where it is, and so are all after it: what happened there must be found out first.
-func (s *Service) leaving(ctx context.Context, node string, b *beginning, until uint64) (keys []store.Key, err error) {
+func (s *Service) leaving(ctx context.Context, node string, b *beginning, until uint64) (keys []store.Key, said map[string]audit.Kept, err error) {
 	snap, err := s.Store.Snapshot(ctx)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, nil, storeError(err)
 	}
 	defer snap.Close()
+	said = map[string]audit.Kept{}
 	from := audit.EntryKey(audit.Position{Node: node, Index: b.First})
 	err = snap.Scan(ctx, audit.NodePrefix(node), from, func(it store.Item) error {
-		if b.First >= until {
+		if b.First >= until || len(said) >= pruneChunk {
 			return errChunkFull
 		}
 		p, e, err := s.Audit.Open(it)
@@ -184,13 +190,16 @@ func (s *Service) leaving(ctx context.Context, node string, b *beginning, until 
 		}
 		keys = append(keys, it.Key)
 		b.First, b.Until = p.Index+1, max(b.Until, e.Time)
+		for serial, k := range audit.Said(e) {
+			said[serial] = said[serial].And(k)
+		}
 		return nil
 	})
 	if err != nil && !errors.Is(err, errChunkFull) {
-		return nil, err
+		return nil, nil, err
 	}
-	if b.First < until {
-		return nil, &tampered{what: auditEntry, err: fmt.Errorf("%w: entry %d of %s is missing", audit.ErrTampered, b.First, node)}
+	if b.First < until && len(said) < pruneChunk {
+		return nil, nil, &tampered{what: auditEntry, err: fmt.Errorf("%w: entry %d of %s is missing", audit.ErrTampered, b.First, node)}
 	}
-	return keys, nil
+	return keys, said, nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
 
@@ -244,6 +245,77 @@ func TestAPrunedLogHidesNothing(t *testing.T) {
 			require.Contains(t, what, c.want)
 		})
 	}
+}
+
+func (w *world) differences() (what []string) {
+	found, err := w.CompareAudit(context.Background(), auditor)
+	require.NoError(w.t, err)
+	for _, d := range found {
+		what = append(what, d.What)
+	}
+	return what
+}
+
+// A token of which every entry was removed is held against what they said: an older row of it is found, before it is used
+// and afterwards.
+func TestAPrunedLogKnowsQuietTokens(t *testing.T) {
+	w := newWorld(t)
+	p := w.enrol(card(1), "counter-6")
+	w.try(p, p.wrong())
+	o, err := w.ownerOf(context.Background(), ClassCard, seed.NewSubject(card(1)))
+	require.NoError(t, err)
+	guesses := budgetKey(o.subject, "second-pin")
+	older, missed, typed := w.row(stateRowKey(p.serial)), w.row(guesses), p.password()
+	w.try(p, p.wrong())
+	require.True(t, w.try(p, typed).Accepted)
+	before := w.head.Load()
+	state, misses := w.row(stateRowKey(p.serial)), w.row(guesses)
+	w.days()
+	w.decideSome(3)
+	_, q := w.archived(before)
+	w.prune(q)
+	w.requireNothingFound()
+	w.attack([]store.Put{missed})
+	require.Equal(t, []string{"guess budget"}, w.differences())
+	w.attack([]store.Put{misses, older})
+	require.ElementsMatch(t, []string{"next moving factor", "state sequence"}, w.differences())
+	require.True(t, w.try(p, typed).Accepted, "the replay that is to be found")
+	require.Contains(t, w.differences(), audit.LoggedTwice)
+
+	w.attack([]store.Put{state})
+	said := w.row(keptKey(p.serial))
+	changed := store.Put{Key: said.Key, Value: append([]byte{}, said.Value...)}
+	changed.Value[len(changed.Value)-40] ^= 1
+	w.attack([]store.Put{changed})
+	require.Contains(t, w.differences(), keptRow)
+	w.attack(nil, said.Key)
+	require.Contains(t, w.differences(), audit.NotLogged)
+}
+
+// Two nodes write to one token in turns. When the log of one is pruned, what is left of the other's does not contradict it,
+// and the same attacks are found. It can be pruned further.
+func TestPruningOneOfSeveralLogs(t *testing.T) {
+	nodes := newCluster(t, 0, 0)
+	p := nodes[0].enrol(card(1), "counter-6")
+	var older store.Put
+	for i := range 6 {
+		older = nodes[0].row(stateRowKey(p.serial))
+		require.True(t, nodes[i%2].try(p, p.password()).Accepted)
+	}
+	before := []uint64{nodes[0].head.Load(), nodes[1].head.Load()}
+	nodes[0].days()
+	for i, w := range nodes {
+		w.decideSome(3)
+		_, q := w.archived(before[i])
+		nodes[0].prune(q)
+		nodes[0].requireNothingFound()
+		latest := nodes[0].row(stateRowKey(p.serial))
+		nodes[0].attack([]store.Put{older})
+		require.ElementsMatch(t, []string{"next moving factor", "state sequence"}, nodes[0].differences())
+		nodes[0].attack([]store.Put{latest})
+	}
+	require.True(t, nodes[0].try(p, p.password()).Accepted)
+	nodes[0].requireNothingFound()
 }
 
 // A beginning that was changed in the database is alarmed, and nothing is read as if it were true.

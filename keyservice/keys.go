@@ -101,7 +101,7 @@ func (s *Service) keyViews(ctx context.Context, found census) ([]KeyView, error)
 // kindsOfRows names the rows by how their keys begin. Those that are not named here are under the state MAC, like most.
 var kindsOfRows = map[string]string{
 	"t/": recordRow, "s/": stateRowName, "b/": "guess budget", "l/": "live token", "c/": "code", "i/": idempotencyRow,
-	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "d/": restoredRow, "u/": feedRow, "q/": clearImportRow, "p/": proposalRow, "o/": officersRow, "f/": beginningRow,
+	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "d/": restoredRow, "u/": feedRow, "q/": clearImportRow, "p/": proposalRow, "o/": officersRow, "f/": beginningRow, "e/": keptRow,
 }
 
 const (

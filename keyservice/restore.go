@@ -150,7 +150,7 @@ func (r *restoring) openFile(ctx context.Context) (err error) {
 // restoredKinds are the rows of the key service, and what becomes of them: those that are kept, and those that die. A row of
 // another kind is of a later version, which alone knows what must not be revived.
 var restoredKinds = map[string]bool{
-	"a": true, "b": true, "c": false, "d": true, "f": true, "h": true, "i": false, "j": true, "k": true, "l": true, "m": true, "n": true, "o": true,
+	"a": true, "b": true, "c": false, "d": true, "e": true, "f": true, "h": true, "i": false, "j": true, "k": true, "l": true, "m": true, "n": true, "o": true,
 	"p": true, "q": false, "s": true, "t": true, "u": true, "w": false,
 }
 

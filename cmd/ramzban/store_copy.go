@@ -275,7 +275,7 @@ func (r *copyReport) take(result transfer.Result) {
 
 // kinds are the rows of the key service in words, by the first letter of their keys.
 var kinds = map[string]string{
-	"a": "audit entries", "b": "guess budgets", "c": "codes and challenges", "d": "declared restores", "f": "beginnings of pruned logs", "h": "makers' seeds",
+	"a": "audit entries", "b": "guess budgets", "c": "codes and challenges", "d": "declared restores", "e": "what pruned logs said", "f": "beginnings of pruned logs", "h": "makers' seeds",
 	"i": "idempotent answers", "k": "key ring", "l": "live tokens of customers", "m": "Merkle trees of the logs",
 	"n": "checkpoints of the logs", "o": "officers", "p": "proposals", "q": "imports of clear seeds", "s": "token states", "t": "tokens", "u": "subject feeds", "w": "leases of background work",
 }

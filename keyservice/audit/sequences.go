@@ -101,24 +101,33 @@ func (s Sequences) Gaps(end uint64) (gaps []Gap) {
 type Writes struct {
 	Revisions, States Sequences
 	Budgets           map[string]*Sequences // by use; of the subject, whose other token has the numbers between
+
+	kept Kept // of entries that were removed; the zero value if none was
 }
 
 // Add takes note of one decision; it returns what contradicts an earlier one, "" if nothing does.
 func (w *Writes) Add(e Entry) (wrong string) {
-	note := func(s *Sequences, number, watermark uint64) {
-		if number == 0 {
-			return // the row was not written
+	if w.kept.Gone && w.kept.hides(e) {
+		return ""
+	}
+	note := func(s *Sequences, number, watermark, kept uint64) {
+		if number == 0 || number <= kept && w.kept.hides(e) {
+			return // the row was not written, or what was said of it is known no more
 		}
-		if found := s.Add(OneWrite(number, watermark, e.Time)); wrong == "" {
+		found := LoggedTwice
+		if number > kept {
+			found = s.Add(OneWrite(number, watermark, e.Time))
+		}
+		if wrong == "" {
 			wrong = found
 		}
 	}
-	note(&w.Revisions, e.Revision, 0)
-	note(&w.States, e.State, e.Next)
+	note(&w.Revisions, e.Revision, 0, w.kept.Revision)
+	note(&w.States, e.State, e.Next, w.kept.State)
 	if e.Budget > 0 && w.Budgets[e.Use] == nil {
 		w.Budgets[e.Use] = &Sequences{}
 	}
-	note(w.Budgets[e.Use], e.Budget, 0)
+	note(w.Budgets[e.Use], e.Budget, 0, w.kept.Budgets[e.Use])
 	return wrong
 }
 
@@ -152,14 +161,7 @@ func (t Tokens) Remember(e Entry) (found []Contradiction) {
 		}
 		return nil
 	}
-	about := []Entry{e}
-	for _, p := range e.Also {
-		about = append(about, Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State, Time: e.Time})
-	}
-	for _, a := range about {
-		if a.Serial == "" || a.Revision+a.State+a.Budget == 0 {
-			continue
-		}
+	for _, a := range writesIn(e) {
 		w, known := t[a.Serial]
 		if !known {
 			w = &Writes{Budgets: map[string]*Sequences{}}
@@ -174,4 +176,18 @@ func (t Tokens) Remember(e Entry) (found []Contradiction) {
 		}
 	}
 	return found
+}
+
+// writesIn takes an entry apart: one for each token of whose rows it tells a write.
+func writesIn(e Entry) (about []Entry) {
+	all := []Entry{e}
+	for _, p := range e.Also {
+		all = append(all, Entry{Serial: p.Serial, Revision: p.Revision, Next: p.Next, State: p.State, Time: e.Time})
+	}
+	for _, a := range all {
+		if a.Serial != "" && a.Revision+a.State+a.Budget > 0 {
+			about = append(about, a)
+		}
+	}
+	return about
 }

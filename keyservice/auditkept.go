@@ -1,0 +1,91 @@
+package keyservice
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"ramzban/keyservice/audit"
+	"ramzban/keyservice/store"
+)
+
+// Entries that are removed leave behind what they said last of each token: so an older row of a token that was not used
+// since is found as if they were still there.
+
+const keptRows store.Key = "e/" // begins the keys of all of them; the token's serial follows
+
+func keptKey(serial string) store.Key { return keptRows + store.Key(serial) }
+
+const keptRow = "what removed entries said" // as errors name it
+
+// kept is the row. On disk it is CBOR with these integer keys under the state MAC.
+type kept struct {
+	Schema uint8      `cbor:"0,keyasint"`
+	Said   audit.Kept `cbor:"1,keyasint"`
+}
+
+func (s *Service) openKept(it store.Item) (audit.Kept, error) {
+	k, err := unmac[kept](s, it, keptRow)
+	if err == nil && k.Schema != schema {
+		err = &tampered{what: keptRow, err: errors.New("not a row of this version")}
+	}
+	return k.Said, err
+}
+
+// keep adds to a change what entries said that it removes.
+func (s *Service) keep(ctx context.Context, said map[string]audit.Kept, c *store.Change) error {
+	var keys []store.Key
+	serials := slices.Sorted(maps.Keys(said))
+	for _, serial := range serials {
+		keys = append(keys, keptKey(serial))
+	}
+	if keys == nil {
+		return nil
+	}
+	items, err := s.Store.Get(ctx, keys...)
+	if err != nil {
+		return storeError(err)
+	}
+	for i, it := range items {
+		k := said[serials[i]]
+		if it.Version != 0 {
+			before, err := s.openKept(it)
+			if err != nil {
+				return err
+			}
+			k = before.And(k)
+		}
+		row, err := s.mac(it.Key, kept{schema, k})
+		if err != nil {
+			return err
+		}
+		c.Put = append(c.Put, row)
+	}
+	c.Require = append(c.Require, requireItems(items)...)
+	return nil
+}
+
+// keptTokens is what all removed entries said, and the rows of which nobody can say what it was.
+func (s *Service) keptTokens(ctx context.Context, snap store.Snapshot) (audit.Tokens, []Discrepancy, error) {
+	tokens, found := audit.Tokens{}, []Discrepancy{}
+	err := snap.Scan(ctx, keptRows, keptRows, func(it store.Item) error {
+		serial := strings.TrimPrefix(string(it.Key), string(keptRows))
+		k, err := s.openKept(it)
+		var tam *tampered
+		if errors.As(err, &tam) {
+			if checkSerial(serial) != nil {
+				serial = ""
+			}
+			found = append(found, Discrepancy{Serial: serial, What: keptRow, Logged: 1})
+			return nil
+		}
+		tokens.Keep(serial, k)
+		return err
+	})
+	if err != nil {
+		return nil, nil, storeError(err)
+	}
+	return tokens, found, nil
+}
