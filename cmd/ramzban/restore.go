@@ -277,6 +277,7 @@ func restoreParameters(file string, anchors, keys, nodes []string) (p keyservice
 	return p, nil
 }
 
+// openAnchors reads checkpoints and returns the newest of each node.
 func openAnchors(anchors, keys []string) (all []keyservice.Anchor, err error) {
 	trusted, err := readKeys(keys)
 	if err != nil {
@@ -291,7 +292,11 @@ func openAnchors(anchors, keys []string) (all []keyservice.Anchor, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", one.Name, err)
 		}
-		all = append(all, a)
+		if i := slices.IndexFunc(all, func(other keyservice.Anchor) bool { return other.Node == a.Node }); i < 0 {
+			all = append(all, a)
+		} else if all[i].Size < a.Size {
+			all[i] = a
+		}
 	}
 	return all, nil
 }

@@ -53,12 +53,12 @@ func (d *deployment) backUp(t *testing.T) (file string, report verifiedBackup) {
 	return file, report
 }
 
-// agree has two officers sign that a backup is restored without an anchor.
-func (d *deployment) agree(t *testing.T, file string, report verifiedBackup) restorePapers {
+// agree has two officers sign that a backup is restored, without an anchor if none is given.
+func (d *deployment) agree(t *testing.T, file string, report verifiedBackup, anchor ...string) restorePapers {
 	t.Helper()
 	dir := t.TempDir()
 	p := restorePapers{file, filepath.Join(dir, "proposal"), filepath.Join(dir, "approval")}
-	parameters := output(t, "restore", "parameters", "--backup", file)
+	parameters := output(t, append([]string{"restore", "parameters", "--backup", file}, anchor...)...)
 	sign := func(officer string, args ...string) {
 		output(t, append([]string{"approvals", "sign", "--name", officer, "--cert", d.pki(officer + ".crt"), "--key", d.pki(officer + ".key"), "--yes"}, args...)...)
 	}
