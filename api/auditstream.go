@@ -34,7 +34,8 @@ func (s *Server) auditStreamRoute() {
 		summary: "Stream an audit log",
 		description: "All entries of the log, or those of them that were asked for, one JSON document per line (`application/x-ndjson`), " +
 			"as the log was when the stream began. The last line is `{\"summary\":{…}}`; without it the answer was cut. If the " +
-			"summary is not complete, it holds a problem: read on from `next`. The status is 200 as soon as entries are read. Reading is " +
+			"summary is not complete, it holds a problem: read on from `next`. Empty lines stand for parts of the log with nothing of what was " +
+			"asked for. The status is 200 as soon as entries are read. Reading is " +
 			"itself logged, once. Four streams may run at once.",
 		codes: []keyservice.Code{keyservice.CodeSerialInvalid, keyservice.CodeBusy},
 	}
@@ -125,6 +126,9 @@ func (a *auditStream) fill() (err error) {
 		return a.end(refuse(context.WithValue(a.ctx, exchangeKey{}, a.x), err))
 	case !more:
 		return a.end(nil)
+	}
+	if len(page.Entries) == 0 { // so that a caller who left is noticed, and one who waits knows that it goes on
+		a.out.WriteByte('\n')
 	}
 	for _, e := range page.Entries {
 		line, err := auditEntry(e, a.leaves)

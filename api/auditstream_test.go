@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,6 +82,30 @@ func TestAuditStreamsAreBounded(t *testing.T) {
 		require.ErrorAs(t, <-ended, &p)
 		require.Equal(t, "not_ready", p.Code)
 	}
+}
+
+// A stream that finds nothing of what was asked for ends with its reader, too; and while it looks, its reader knows.
+func TestABarrenAuditStreamEndsWithItsReader(t *testing.T) {
+	var looking atomic.Int64
+	w := start(t, &recorder{barren: func() bool { looking.Add(1); return true }}, nil)
+	ctx, leave := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.goClient("auditor").StreamAudit(ctx, client.AuditQuery{}, func(wire.AuditEntry) error { return nil })
+		ended <- err
+	}()
+	require.Eventually(t, func() bool { return looking.Load() > 100 }, 10*time.Second, time.Millisecond)
+	leave()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	require.Eventually(t, func() bool { return strings.Contains(w.log.String(), `"complete":"false"`) }, 10*time.Second, time.Millisecond)
+	looked := looking.Load()
+	require.Never(t, func() bool { return looking.Load() > looked }, 100*time.Millisecond, 10*time.Millisecond)
+
+	left := 1000
+	w = start(t, &recorder{barren: func() bool { left--; return left > 0 }}, nil)
+	summary, err := w.goClient("auditor").StreamAudit(context.Background(), client.AuditQuery{}, func(wire.AuditEntry) error { return nil })
+	require.NoError(t, err)
+	require.Equal(t, 4, summary.Entries)
 }
 
 // An error of whoever reads ends the stream.

@@ -28,6 +28,7 @@ type recorder struct {
 	sms     bool                                         // codes are SMS passwords, tokens are for SMS or hardware
 	repeats bool                                         // answers were given before
 	cut     func(ctx context.Context) error              // why streams of entries end early; nil: they do not
+	barren  func() bool                                  // streams of entries find nothing before they go on; nil: they do
 
 	mu    sync.Mutex
 	calls []call
@@ -141,6 +142,11 @@ func (r *recorder) AuditEntries(ctx context.Context, c authz.Caller, q keyservic
 
 func (r *recorder) StreamAudit(ctx context.Context, c authz.Caller, q keyservice.AuditQuery) (keyservice.AuditStream, error) {
 	s := keyservice.AuditStream{Log: keyservice.AuditLog{Node: "n1", Entries: 20}, Pages: func(yield func(keyservice.AuditPage, error) bool) {
+		for r.barren != nil && r.barren() {
+			if ctx.Err() != nil || !yield(keyservice.AuditPage{Next: q.From}, nil) {
+				return
+			}
+		}
 		for from := q.From; from < 20; from += 5 {
 			if r.cut != nil && from >= 10 {
 				yield(keyservice.AuditPage{}, r.cut(ctx))

@@ -19,12 +19,14 @@ type Receipt struct {
 	Missing Code   // why there is no note: the verdict stands all the same
 }
 
-// receiptWait is how long an answer waits for its receipt.
-const receiptWait = 2 * time.Second
+const (
+	receiptWait    = 2 * time.Second // how long an answer waits for its receipt
+	receiptsAtOnce = 64              // how many are signed at once: more than an HSM does, and all that one which hangs keeps
+)
 
 // receipt signs what the entry of a verdict says. The entry is durable, and nothing that fails here changes the verdict:
 // whoever repeats the request under its idempotency key can get the receipt then. It is read back from the store, so that
-// verdicts without receipts carry nothing for them.
+// verdicts without receipts carry nothing for them. Where an HSM hangs and keeps all places, the rest are CodeBusy.
 func (s *Service) receipt(ctx context.Context, r VerifyRequest, v Verdict) *Receipt {
 	ctx, cancel := context.WithTimeout(ctx, receiptWait)
 	defer cancel()
@@ -33,11 +35,16 @@ func (s *Service) receipt(ctx context.Context, r VerifyRequest, v Verdict) *Rece
 		err  error
 	}
 	done := make(chan result, 1)
-	go func() { // a call into the HSM cannot be cancelled
-		made, err := s.signReceipt(ctx, r, v)
-		done <- result{made, err}
-	}()
 	var got result
+	select {
+	case s.receipts <- struct{}{}:
+		go func() { // a call into the HSM cannot be cancelled
+			defer func() { <-s.receipts }()
+			made, err := s.signReceipt(ctx, r, v)
+			done <- result{made, err}
+		}()
+	case <-ctx.Done():
+	}
 	select {
 	case got = <-done:
 	case <-ctx.Done():

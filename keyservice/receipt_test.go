@@ -3,10 +3,12 @@ package keyservice
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -145,6 +147,31 @@ func TestAReceiptThatFailsChangesNoVerdict(t *testing.T) {
 			require.Equal(t, index+1, w.head.Load(), "a repeat is logged, a receipt is not")
 		})
 	}
+}
+
+// An HSM that hangs keeps so many calls and no more. Verdicts go on, with receipts as soon as it answers again.
+func TestReceiptsThatHangAreBounded(t *testing.T) {
+	w := newWorld(t)
+	p, h := w.enrol(card(1), "counter-6"), w.receipts()
+	over := make(chan struct{})
+	hang := func() error { <-over; return seed.ErrUnavailable }
+	h.sign.Store(&hang)
+	index := w.position(w.head.Load() - 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	var asking sync.WaitGroup
+	for range receiptsAtOnce + 20 {
+		asking.Go(func() {
+			assert.Equal(t, &Receipt{Missing: CodeBusy}, w.receipt(ctx, VerifyRequest{}, Verdict{Audit: index}))
+		})
+	}
+	asking.Wait()
+	require.EqualValues(t, receiptsAtOnce, h.signed.Load())
+	require.True(t, w.try(p, p.password()).Accepted)
+	h.sign.Store(nil)
+	close(over)
+	require.Eventually(t, func() bool { return len(w.Service.receipts) == 0 }, 10*time.Second, time.Millisecond)
+	w.opened(w.withReceipt(VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: p.password()}))
 }
 
 // Who asked without may ask again with a receipt, and the other way round.

@@ -64,6 +64,7 @@ type Service struct {
 	scan      turn                                    // of the one comparison or count that may run
 	looks     looks                                   // counts for the sake of proposals
 	backingUp sync.Mutex                              // held by the one backup that may be taken
+	receipts  chan struct{}                           // holds one for each receipt that is being signed
 	leaseTerm time.Duration
 	actions   map[string]executor // under dual control, by name
 	approved  chan struct{}       // see Approved
@@ -118,7 +119,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 
 // prepare makes the caches.
 func (s *Service) prepare() (err error) {
-	s.scan = newTurn()
+	s.scan, s.receipts = newTurn(), make(chan struct{}, receiptsAtOnce)
 	if s.sealed, err = lru.New[[sha256.Size]byte, struct{}](checkedSeals); err != nil {
 		return fmt.Errorf("making the cache of checked seals: %w", err)
 	}

@@ -109,6 +109,9 @@ func readAuditLines(from io.Reader, summary *wire.AuditSummary, got func(wire.Au
 	text.Buffer(make([]byte, 0, 64<<10), maxAuditLine)
 	for text.Scan() {
 		alive()
+		if len(text.Bytes()) == 0 { // a part of the log with nothing of what was asked for
+			continue
+		}
 		var line struct {
 			wire.AuditEntry
 			Summary *wire.AuditSummary `json:"summary"`
