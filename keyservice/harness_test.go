@@ -118,6 +118,7 @@ type faultyHSM struct {
 	mu       sync.Mutex
 	fail     error
 	macs     int
+	searched int       // how often its keys were looked for again
 	revealed *sync.Map // of seed.KeyRef; the nodes of a cluster share it
 	unsigned error     // while set, no checkpoint can be signed
 
@@ -161,6 +162,20 @@ func (f *faultyHSM) Use(refs []seed.KeyRef) error {
 		}
 	}
 	return f.HSM.Use(refs)
+}
+
+func (f *faultyHSM) CheckSeal(ctx context.Context, purpose string, data []byte, seal seed.MACed) error {
+	if !f.has(seal.Key) {
+		return fmt.Errorf("%w: %s", seed.ErrKeyNotFound, seal.Key)
+	}
+	return f.HSM.CheckSeal(ctx, purpose, data, seal)
+}
+
+func (f *faultyHSM) Refresh(ctx context.Context) error {
+	f.mu.Lock()
+	f.searched++
+	f.mu.Unlock()
+	return f.HSM.Refresh(ctx)
 }
 
 func (f *faultyHSM) DestroyKey(ctx context.Context, ref seed.KeyRef) error {

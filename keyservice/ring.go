@@ -199,7 +199,9 @@ func (s *Service) unsealRing(ctx context.Context, it store.Item) (ring, error) {
 		if err := s.findKeys(ctx); err != nil {
 			return ring{}, err
 		}
-		err = s.HSM.CheckSeal(ctx, ringPurpose, bound, *e.Seal)
+		if err = s.HSM.CheckSeal(ctx, ringPurpose, bound, *e.Seal); errors.Is(err, seed.ErrKeyNotFound) {
+			err = lacking(err, e.Seal.Key)
+		}
 	}
 	if errors.Is(err, seed.ErrBadSeal) {
 		return ring{}, &tampered{what: ringRow, err: err}
@@ -272,32 +274,6 @@ const (
 	auditLabel  = "audit"
 	digestLabel = "digest"
 )
-
-// useVersions tells the HSM which versions are active. One that it does not have may have been made since it was opened.
-func (s *Service) useVersions(ctx context.Context, refs []seed.KeyRef) error {
-	err := s.HSM.Use(refs)
-	if !errors.Is(err, seed.ErrKeyNotFound) {
-		return err
-	}
-	if err := s.findKeys(ctx); err != nil {
-		return err
-	}
-	if err := s.HSM.Use(refs); err != nil {
-		return &Error{Code: CodeHSMUnavailable, Detail: "this node's HSM lacks a key that is in use now: give it the key and its known answer; until then this node decides nothing", Err: err}
-	}
-	return nil
-}
-
-// findKeys has the HSM look for keys that were made since it was opened. What it left out, and why, matters only if it is
-// what was looked for: then that is missing.
-func (s *Service) findKeys(ctx context.Context) error {
-	err := s.HSM.Refresh(ctx)
-	if err == nil || errors.Is(err, seed.ErrUnavailable) {
-		return err
-	}
-	s.Log.WarnContext(ctx, "master keys of the HSM are left out", "error", err)
-	return nil
-}
 
 // makeRing makes the ring of a new database, as its very first commit. Where anything was committed before, the ring was
 // removed.
@@ -390,6 +366,16 @@ func (s *Service) refreshRing(ctx context.Context, seen *keyring) (*keyring, err
 	if now := s.ring.Load(); now != seen {
 		return now, nil
 	}
+	if err := s.lacks.now(s.Clock()); err != nil {
+		return nil, err
+	}
+	now, err := s.newerRing(ctx, seen)
+	s.lacks.note(err, s.Clock())
+	return now, err
+}
+
+// newerRing loads the ring, and takes it into use if it is another one.
+func (s *Service) newerRing(ctx context.Context, seen *keyring) (*keyring, error) {
 	k, err := s.loadRing(ctx)
 	switch {
 	case err != nil:

@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -95,4 +96,34 @@ func TestAnActionIsBegunThoughItsCheckOutlivesTheLease(t *testing.T) {
 	require.Equal(t, 1, ended)
 	require.Equal(t, 1, checks)
 	require.Equal(t, ProposalDone, w.proposalOf(alice, p.ID).State)
+}
+
+// A node whose HSM lacks a key that was rotated to says which, decides nothing, does not search its HSM for each request, and
+// goes on by itself once the key is there.
+func TestANodeThatLacksTheNewKey(t *testing.T) {
+	nodes := newCluster(t, 0, 0)
+	a, b, ctx := nodes[0], nodes[1], context.Background()
+	b.revealed = &sync.Map{}
+	b.hsm.revealed = b.revealed
+	p := a.enrol(card(1), "counter-6")
+	for _, lacked := range []seed.KeyRef{key(dataLabel, 2), key(sealLabel, 2)} {
+		a.rotatedTo(lacked.Label, 2)
+		on := *p
+		on.w = b
+		searched := b.hsm.searched
+		for range 5 {
+			_, err := b.Verify(ctx, coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: on.at(on.counter)})
+			require.Equal(t, CodeHSMUnavailable, CodeOf(err))
+			require.ErrorContains(t, err, "lacks "+lacked.String())
+			require.ErrorContains(t, b.Renew(ctx), "lacks "+lacked.String())
+		}
+		require.Equal(t, 1, b.hsm.searched-searched)
+		require.True(t, a.try(p, p.password()).Accepted, "the other one has it")
+
+		b.reveal(lacked)
+		b.clock.add(lookAgain)
+		require.NoError(t, b.Renew(ctx))
+		require.True(t, b.try(p, p.password()).Accepted)
+	}
+	a.requireNothingFound()
 }

@@ -92,24 +92,6 @@ func TestDestructionWhileANodeHasTheOldRing(t *testing.T) {
 	b.requireNothingFound()
 }
 
-// A node whose HSM lacks the new version decides nothing, and says what it needs. Once it has the key it goes on by itself.
-func TestANodeWhoseHSMLacksTheNewKeyDecidesNothing(t *testing.T) {
-	nodes := newCluster(t, 0, 0)
-	a, b, ctx := nodes[0], nodes[1], context.Background()
-	b.revealed = &sync.Map{}
-	b.hsm.revealed = b.revealed
-	p := a.enrol(card(1), "counter-6")
-	a.rotatedTo(wrapLabel, 2)
-	for range 2 {
-		_, err := b.Verify(ctx, coreBanking, VerifyRequest{Serial: p.serial, Use: "second-pin", OTP: p.at(p.factor())})
-		require.Equal(t, CodeHSMUnavailable, CodeOf(err))
-		require.ErrorContains(t, err, "this node's HSM lacks a key that is in use now")
-		require.Equal(t, CodeHSMUnavailable, CodeOf(b.Renew(ctx)))
-	}
-	b.reveal(key(wrapLabel, 2))
-	require.True(t, b.try(p, p.password()).Accepted)
-}
-
 // crowd is many customers whose tokens' seeds are the service's own: SMS tokens, which cost one call each.
 func (w *world) crowd(t *testing.T, n int) {
 	t.Helper()

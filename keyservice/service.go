@@ -55,6 +55,7 @@ type Service struct {
 	Config
 	ring      atomic.Pointer[keyring] // that decisions are taken under now
 	reloading sync.Mutex              // held while the ring is loaded again
+	lacks     lack                    // why it could not be
 	locks     serialLocks
 	failing   failingSubjects
 	sealed    *lru.Cache[[sha256.Size]byte, struct{}] // rows whose HSM seal was found right, by digest of key and value
