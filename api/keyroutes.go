@@ -87,8 +87,8 @@ func kinds(d keyservice.Dependents) []wire.KindOfRow {
 
 func (s *Server) rotations(ctx context.Context, c authz.Caller, _ *noInput) (wire.RotationsAnswer, error) {
 	all, err := s.Service.Rotations(ctx, c)
-	a := wire.RotationsAnswer{Rotations: make([]wire.Rotation, len(all))}
-	for i, v := range all {
+	a := wire.RotationsAnswer{Rotations: make([]wire.Rotation, len(all.Rotations)), Damaged: append([]string{}, all.Damaged...)}
+	for i, v := range all.Rotations {
 		a.Rotations[i] = rotationAnswer(v)
 	}
 	return a, err

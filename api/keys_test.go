@@ -27,8 +27,8 @@ func (r *recorder) Keys(ctx context.Context, c authz.Caller) ([]keyservice.KeyVi
 	}, r.note(ctx, "keys", c, nil)
 }
 
-func (r *recorder) Rotations(ctx context.Context, c authz.Caller) ([]keyservice.RotationView, error) {
-	return []keyservice.RotationView{someRotation("5d0f")}, r.note(ctx, "rotations", c, nil)
+func (r *recorder) Rotations(ctx context.Context, c authz.Caller) (keyservice.RotationList, error) {
+	return keyservice.RotationList{Rotations: []keyservice.RotationView{someRotation("5d0f")}, Damaged: []string{"0f5d"}}, r.note(ctx, "rotations", c, nil)
 }
 
 func (r *recorder) Rotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error) {
@@ -59,7 +59,7 @@ func TestKeysAndRotationsTravel(t *testing.T) {
 		ID: "5d0f", Label: "wrap", From: 1, To: 2, Status: "waiting", Stage: "count", Tokens: 3, Seen: 3, Renewed: 2, Failures: 1,
 		Failed: []string{"402519938461"}, Left: 1, Kinds: []wire.KindOfRow{{Kind: "token record", Rows: 1}}, BegunAt: someTime, ProgressAt: someTime,
 	}
-	require.Equal(t, []wire.Rotation{want}, decode[wire.RotationsAnswer](t, w.send("officer", "GET", "/v1/rotations", "")).Rotations)
+	require.Equal(t, wire.RotationsAnswer{Rotations: []wire.Rotation{want}, Damaged: []string{"0f5d"}}, decode[wire.RotationsAnswer](t, w.send("officer", "GET", "/v1/rotations", "")))
 	require.Equal(t, want, decode[wire.Rotation](t, w.send("officer", "GET", "/v1/rotations/5d0f", "")))
 	for path, name := range map[string]string{"/v1/rotations/5d0f/pause": "pause-rotation", "/v1/rotations/5d0f/resume": "resume-rotation"} {
 		require.Equal(t, want, decode[wire.Rotation](t, w.send("officer", "POST", path, "")))

@@ -78,6 +78,7 @@ func (s *Server) proposals(ctx context.Context, c authz.Caller, _ *noInput) (wir
 	all, err := s.Service.Proposals(ctx, c)
 	a := wire.ProposalsAnswer{
 		Caller: all.Caller, Installation: all.Installation, Officers: append([]string{}, all.Officers...), Proposals: make([]wire.Proposal, len(all.Proposals)),
+		Damaged: append([]string{}, all.Damaged...),
 	}
 	for i, v := range all.Proposals {
 		a.Proposals[i] = proposalAnswer(v)

@@ -46,7 +46,7 @@ type Service interface {
 	Proposal(ctx context.Context, c authz.Caller, id string) (keyservice.ProposalView, error)
 	Proposals(ctx context.Context, c authz.Caller) (keyservice.Control, error)
 	Keys(ctx context.Context, c authz.Caller) ([]keyservice.KeyView, error)
-	Rotations(ctx context.Context, c authz.Caller) ([]keyservice.RotationView, error)
+	Rotations(ctx context.Context, c authz.Caller) (keyservice.RotationList, error)
 	Rotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)
 	PauseRotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)
 	ResumeRotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)

@@ -11,7 +11,13 @@ import (
 // controlled is what the logs say of the rows of dual control: who the officers are, how the master keys may be used, and how
 // far each proposal has come. An older row carries a right MAC or seal: put back, it would make an officer of someone who is
 // none any more, bring a retired key back into use, or have something carried out again.
-type controlled map[store.Key]*audit.Sequences
+type controlled map[store.Key]*controlWrites
+
+// controlWrites are the writes of one such row that the logs tell of.
+type controlWrites struct {
+	audit.Sequences
+	dropped uint64 // the number of the write that dropped the row; 0: it was not dropped
+}
 
 // remember takes note of what an entry says about these rows, and returns what is wrong with that.
 func (c controlled) remember(e LoggedEntry) (found []Discrepancy) {
@@ -23,6 +29,9 @@ func (c controlled) remember(e LoggedEntry) (found []Discrepancy) {
 	}
 	if e.Proposal != "" {
 		found = append(found, c.note(proposalKey(e.Proposal), e.State, e)...)
+		if e.Action == string(dropProposal) && c[proposalKey(e.Proposal)] != nil {
+			c[proposalKey(e.Proposal)].dropped = e.State
+		}
 	}
 	return found
 }
@@ -32,7 +41,7 @@ func (c controlled) note(key store.Key, number uint64, e LoggedEntry) []Discrepa
 		return nil // the row was not written
 	}
 	if c[key] == nil {
-		c[key] = &audit.Sequences{}
+		c[key] = &controlWrites{}
 	}
 	if wrong := c[key].Add(audit.OneWrite(number, 0, e.Time)); wrong != "" {
 		return []Discrepancy{{Proposal: e.Proposal, What: wrong, Node: e.Node, Logged: e.Index}}
@@ -44,6 +53,9 @@ func (c controlled) note(key store.Key, number uint64, e LoggedEntry) []Discrepa
 func (s *Service) compareControlled(ctx context.Context, snap store.Snapshot, logged controlled, removed horizon) (found []Discrepancy, err error) {
 	for key, writes := range logged {
 		d := Discrepancy{What: officersRow, Logged: writes.End().Last}
+		if d.Logged == writes.dropped {
+			d.Logged = 0 // there must be no row any more
+		}
 		switch key {
 		case officersKey:
 			var o officers

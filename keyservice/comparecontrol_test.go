@@ -36,6 +36,10 @@ func TestRowsOfDualControlPutBackAreFound(t *testing.T) {
 		w.attack([]store.Put{approved})
 		_, err = w.CarryOut(ctx)
 		require.NoError(t, err)
+		require.ElementsMatch(t, []Discrepancy{{What: officersRow, Logged: 2, Stored: 1}, {What: proposalRow, Proposal: p.ID, Logged: 4, Stored: 2}}, w.compared(), "this node knows that it is done")
+		w.restart()
+		_, err = w.CarryOut(ctx)
+		require.NoError(t, err)
 		var what []string
 		for _, d := range w.compared() {
 			what = append(what, d.What)

@@ -211,9 +211,9 @@ func revoked(w *world, p ProposalView) error {
 // forged writes into the database that it was approved. Even under a right MAC, which takes the host, the signatures are
 // missing.
 func forged(w *world, p ProposalView) error {
-	stored, _, err := w.loadProposal(context.Background(), p.ID)
-	require.NoError(w.t, err)
 	for _, state := range []ProposalState{ProposalApproved, ProposalRunning} {
+		stored, _, err := w.loadProposal(context.Background(), p.ID)
+		require.NoError(w.t, err)
 		stored.State, stored.Approver, stored.ApprovedAt = state, "bob", stored.MadeAt
 		stored.Approval = new(foreign(w, p))
 		row, _, err := w.writeProposal(stored)

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"ramzban/keyservice/audit"
@@ -117,8 +115,8 @@ func (s *Service) wake() {
 // CarryOut carries out what was approved, and goes on with what a node began and did not end; it returns how many proposals
 // came to their end. On several nodes, the one that holds the lease does it. It may be ended at any moment.
 func (s *Service) CarryOut(ctx context.Context) (int, error) {
-	due, err := s.due(ctx)
-	if err != nil || len(due) == 0 {
+	due, over, err := s.due(ctx)
+	if err != nil || len(due)+len(over) == 0 {
 		return 0, err
 	}
 	l, err := s.lease(ctx, proposalsJob)
@@ -142,52 +140,15 @@ func (s *Service) CarryOut(ctx context.Context) (int, error) {
 			ended++
 		}
 	}
+	for _, p := range over {
+		if err := s.drop(ctx, l, p); err != nil && !errors.Is(err, errLeaseLost) { // lost: the next call drops it
+			errs = append(errs, s.failed(ctx, itself, dropProposal, "", err))
+		}
+	}
 	return ended, errors.Join(errs...)
 }
 
 const carryOut authz.Action = "proposal.run"
-
-// due finds what is to be carried out, in the order of the approvals. A row that was tampered with is alarmed once, and the
-// others go on.
-func (s *Service) due(ctx context.Context) (due []storedProposal, err error) {
-	snap, err := s.Store.Snapshot(ctx)
-	if err != nil {
-		return nil, storeError(err)
-	}
-	defer snap.Close()
-	err = snap.Scan(ctx, proposalRows, proposalRows, func(it store.Item) error {
-		if _, err := s.ringOf(ctx, it); err != nil {
-			return err
-		}
-		p, err := s.openProposal(it)
-		if err != nil {
-			return s.alarmOnce(ctx, it, err)
-		}
-		if p.State == ProposalApproved || p.State == ProposalRunning {
-			due = append(due, p)
-		}
-		return nil
-	})
-	slices.SortFunc(due, func(a, b storedProposal) int {
-		return cmp.Or(cmp.Compare(a.ApprovedAt, b.ApprovedAt), strings.Compare(a.id, b.id))
-	})
-	return due, storeErrorOf(err)
-}
-
-// alarmOnce alarms a row that fails its check, and lets others be looked at.
-func (s *Service) alarmOnce(ctx context.Context, it store.Item, err error) error {
-	var tam *tampered
-	if !errors.As(err, &tam) {
-		return err
-	}
-	if _, told := s.alarmed.LoadOrStore(store.Require{Key: it.Key, Version: it.Version}, true); told {
-		return nil
-	}
-	if err := s.failed(ctx, itself, carryOut, "", err); CodeOf(err) != CodeTampered {
-		return err
-	}
-	return nil
-}
 
 // carryOut brings one proposal to its end. When something else came first, it looks again.
 func (s *Service) carryOut(ctx context.Context, x *execution) error {
@@ -217,7 +178,11 @@ func (s *Service) advance(ctx context.Context, x *execution) (ended bool, err er
 	if p.State == ProposalApproved {
 		return s.begin(ctx, x, p, now)
 	}
-	if refusal = s.wasApproved(p); refusal != nil {
+	o, _, err := s.loadOfficers(ctx)
+	if err != nil {
+		return false, err
+	}
+	if refusal = s.wasApproved(p, o, now); refusal != nil {
 		return true, s.conclude(ctx, x, p, decision{}, refusal)
 	}
 	d, refusal, err := s.actions[p.document.Action].run(ctx, x)
@@ -261,14 +226,19 @@ func (s *Service) begin(ctx context.Context, x *execution, p storedProposal, now
 	})
 }
 
-// wasApproved looks again at the signatures of what was begun: a row alone starts nothing.
-func (s *Service) wasApproved(p storedProposal) *Error {
+// runLimit is how long after its document has expired what was begun is still gone on with.
+const runLimit = 24 * time.Hour
+
+// wasApproved looks again at what was begun: a row alone starts nothing, nor does one of long ago that was put back, nor one
+// whose officers were removed since.
+func (s *Service) wasApproved(p storedProposal, o officers, now time.Time) *Error {
 	if p.Approval == nil || s.actions[p.document.Action].run == nil {
 		return &Error{Code: CodeDocumentInvalid, Detail: "there is no approval of an action that this version knows"}
 	}
-	rules := approval.Rules{
-		Installation: s.installation(), Officers: []string{p.document.Proposer, p.Approver}, At: time.UnixMilli(p.ApprovedAt),
+	if now.After(p.document.ExpiresAt.Add(runLimit)) {
+		return &Error{Code: CodeProposalClosed, Detail: "it was begun and not ended, and has expired more than a day ago: propose it anew"}
 	}
+	rules := s.rules(o, time.UnixMilli(p.ApprovedAt))
 	v := s.verifier()
 	v.Revoked = nil // it was looked at before it was begun
 	if _, _, err := v.Approved(p.Signed, *p.Approval, rules); err != nil {
@@ -296,5 +266,10 @@ func (s *Service) conclude(ctx context.Context, x *execution, p storedProposal, 
 	}
 	d.change.Require, d.change.Put = append(d.change.Require, p.require), append(d.change.Put, row)
 	d.entry.State = sequence
-	return x.commitOnce(ctx, d)
+	err = x.commitOnce(ctx, d)
+	if err == nil {
+		p.Sequence = sequence
+		s.newest.wrote(p)
+	}
+	return err
 }

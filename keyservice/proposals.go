@@ -35,7 +35,7 @@ func proposalKey(id string) store.Key { return proposalRows + store.Key(id) }
 
 const proposalRow = "proposal" // as errors name it
 
-// proposed is the row of a proposal: it stays for ever, so that no document is taken twice. On disk it is CBOR with these
+// proposed is the row of a proposal: it stays until its document has long expired, so that none is taken twice. On disk it is CBOR with these
 // integer keys under the state MAC.
 type proposed struct {
 	Schema     uint8            `cbor:"0,keyasint"`
@@ -78,6 +78,7 @@ type Control struct {
 	Installation string
 	Officers     []string
 	Proposals    []ProposalView // the newest first, at most MaxProposals
+	Damaged      []string       // ids of proposals whose rows were changed outside the service; "" of what has no id any more
 }
 
 // MaxProposals is how many proposals a list shows.
@@ -99,7 +100,9 @@ func (s *Service) Proposals(ctx context.Context, c authz.Caller) (Control, error
 			return decision{}, nil, err
 		}
 		list = Control{Caller: c.Name, Installation: s.installation(), Officers: append([]string{}, o.Names...)}
-		all, err := s.allProposals(ctx)
+		read, err := s.readProposals(ctx)
+		all := read.good
+		list.Damaged = read.damaged
 		slices.SortFunc(all, func(a, b storedProposal) int {
 			return cmp.Or(cmp.Compare(b.MadeAt, a.MadeAt), strings.Compare(a.id, b.id))
 		})
@@ -201,27 +204,6 @@ func (s *Service) writeProposal(p storedProposal) (store.Put, uint64, error) {
 	p.Sequence++
 	row, err := s.mac(proposalKey(p.id), p.proposed)
 	return row, p.Sequence, err
-}
-
-// allProposals reads every row. There are few: each officer may make maxProposalsADay.
-func (s *Service) allProposals(ctx context.Context) (all []storedProposal, err error) {
-	snap, err := s.Store.Snapshot(ctx)
-	if err != nil {
-		return nil, storeError(err)
-	}
-	defer snap.Close()
-	var wrong error
-	err = snap.Scan(ctx, proposalRows, proposalRows, func(it store.Item) error {
-		var p storedProposal
-		if p, wrong = s.openProposal(it); wrong == nil {
-			all = append(all, p)
-		}
-		return wrong
-	})
-	if wrong != nil {
-		return nil, wrong
-	}
-	return all, storeErrorOf(err)
 }
 
 // state is the proposal's at a time.

@@ -201,40 +201,61 @@ func (s *Service) writeRotation(r storedRotation, d *decision) error {
 	return err
 }
 
-// rotations reads all rows, the newest first.
+// rotations are those whose rows can be read, the newest first. Of a row that cannot be, the service knows nothing: what it
+// was to renew is found by counts, and another rotation renews it.
 func (s *Service) rotations(ctx context.Context) ([]storedRotation, error) {
+	all, _, err := s.readRotations(ctx)
+	return all, err
+}
+
+// readRotations reads every row. One that was tampered with is alarmed once, and the others go on.
+func (s *Service) readRotations(ctx context.Context) (all []storedRotation, damaged []string, err error) {
 	items, err := s.rowsOf(ctx, rotationRows)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	all := make([]storedRotation, len(items))
-	for i, it := range items {
-		if all[i], err = s.openRotation(it); err != nil {
-			return nil, err
+	for _, it := range items {
+		if _, err := s.ringOf(ctx, it); err != nil {
+			return nil, nil, err
+		}
+		r, err := s.openRotation(it)
+		if err == nil {
+			all = append(all, r)
+			continue
+		}
+		damaged = append(damaged, idIn(it.Key, rotationRows))
+		if err := s.alarmOnce(ctx, renewKeys, it, err); err != nil {
+			return nil, nil, err
 		}
 	}
 	slices.SortFunc(all, func(a, b storedRotation) int {
 		return cmp.Or(cmp.Compare(b.BegunAt, a.BegunAt), strings.Compare(a.id, b.id))
 	})
-	return all, nil
+	return all, damaged, nil
 }
 
-// Rotations shows every rotation, the newest first.
-func (s *Service) Rotations(ctx context.Context, c authz.Caller) ([]RotationView, error) {
-	var views []RotationView
+// RotationList is what there is of rotations.
+type RotationList struct {
+	Rotations []RotationView // the newest first
+	Damaged   []string       // ids of rotations whose rows were changed outside the service; "" of what has no id any more
+}
+
+// Rotations shows every rotation.
+func (s *Service) Rotations(ctx context.Context, c authz.Caller) (RotationList, error) {
+	var list RotationList
 	err := s.asOfficer(ctx, c, authz.ReadRotations, func() (decision, error) {
 		now, err := s.latest(ctx)
 		if err != nil {
 			return decision{}, err
 		}
-		all, err := s.rotations(ctx)
-		views = []RotationView{}
+		all, damaged, err := s.readRotations(ctx)
+		list = RotationList{Rotations: []RotationView{}, Damaged: damaged}
 		for _, r := range all {
-			views = append(views, r.view(r.id, now))
+			list.Rotations = append(list.Rotations, r.view(r.id, now))
 		}
 		return decision{entry: audit.Entry{Outcome: audit.Done}}, err
 	})
-	return views, err
+	return list, err
 }
 
 // Rotation shows one of them.

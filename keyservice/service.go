@@ -69,6 +69,7 @@ type Service struct {
 	leaseTerm time.Duration
 	actions   map[string]executor // under dual control, by name
 	approved  chan struct{}       // see Approved
+	newest    seenRows            // of proposals, as far as this node knows
 	alarmed   sync.Map            // rows whose tampering was alarmed, by store.Require
 	head      atomic.Uint64       // what is committed from now on has this index in this node's log or a higher one
 }

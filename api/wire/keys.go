@@ -52,6 +52,7 @@ type Rotation struct {
 // RotationsAnswer lists rotations (GET /v1/rotations).
 type RotationsAnswer struct {
 	Rotations []Rotation `json:"rotations" doc:"The newest first"`
+	Damaged   []string   `json:"damaged" doc:"Rotations whose rows were changed outside the service, by id; empty where no id is left. They are alarmed, and not gone on with" example:"[]"`
 }
 
 // FeedRequest hands over customers, to be moved to the active version of the lookup key.

@@ -30,5 +30,6 @@ type ProposalsAnswer struct {
 	Caller       string     `json:"caller" doc:"Who asks, by the name that the caller's documents must hold" example:"officer-1"`
 	Installation string     `json:"installation" doc:"What proposals for this installation must name" example:"5d0f6f3c1b7e49a2"`
 	Officers     []string   `json:"officers" doc:"Who may propose and approve, by name" example:"[\"officer-1\",\"officer-2\"]"`
-	Proposals    []Proposal `json:"proposals" doc:"The newest first, at most 100"`
+	Proposals    []Proposal `json:"proposals" doc:"The newest first, at most 100; none that ended and expired more than 30 days ago, which the log tells of"`
+	Damaged      []string   `json:"damaged" doc:"Proposals whose rows were changed outside the service, by id; empty where no id is left. They are alarmed, and not carried out" example:"[]"`
 }

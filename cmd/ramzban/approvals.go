@@ -40,6 +40,9 @@ func approvalsListCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("asking for the proposals: %w", explainCall(err))
 			}
+			if err := printDamaged(c.ErrOrStderr(), "proposal", answer.Damaged); err != nil {
+				return err
+			}
 			return printProposals(c.OutOrStdout(), c.ErrOrStderr(), answer.Proposals, all, asJSON)
 		},
 	}

@@ -70,6 +70,19 @@ func printProposals(w, notes io.Writer, list []wire.Proposal, all, asJSON bool) 
 	return err
 }
 
+// printDamaged names what is listed as damaged only.
+func printDamaged(notes io.Writer, what string, ids []string) error {
+	for _, id := range ids {
+		if id == "" {
+			id = "(no id)"
+		}
+		if _, err := fmt.Fprintf(notes, "%s %s is DAMAGED: its row was changed outside the service\n", what, shortID(id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // inShort says what a proposal would do, and its parameters on a line.
 func inShort(p wire.Proposal) ([]string, error) {
 	document, err := approval.ParseProposal([]byte(p.Proposal.Document))

@@ -31,6 +31,9 @@ func rotationsCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("asking for the rotations: %w", explainCall(err))
 			}
+			if err := printDamaged(c.ErrOrStderr(), "rotation", answer.Damaged); err != nil {
+				return err
+			}
 			return printRotations(c.OutOrStdout(), c.ErrOrStderr(), answer.Rotations, asJSON)
 		},
 	}
