@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,6 +84,48 @@ func TestPreconditionsOnRowsOnlyRead(t *testing.T) {
 			require.True(t, absent, "a row that was only required not to exist does not exist")
 		}
 	}
+}
+
+// TestARowThatEveryChangeRequiresCanBeChanged: such as the key ring. PostgreSQL lets those who share a row's lock go before one
+// who waits to write it, so that nodes without a pause between batches would hold it up for ever; theirs have one.
+func TestARowThatEveryChangeRequiresCanBeChanged(t *testing.T) {
+	dsn, ctx, busy := pgtest.Database(t), context.Background(), sync.WaitGroup{}
+	loaded, stop := context.WithCancel(ctx)
+	defer busy.Wait()
+	defer stop()
+	var nodes []*Store
+	for _, name := range []string{"a", "b", "c"} {
+		nodes = append(nodes, openTest(t, Options{DSN: dsn, Node: name}))
+	}
+	mustCommit(t, nodes[0], change("ring", "0"))
+	var written atomic.Int64
+	for i := range 24 {
+		s, own := nodes[i%len(nodes)], store.Key(fmt.Sprintf("own/%d", i))
+		busy.Go(func() {
+			for n := 0; loaded.Err() == nil; n++ {
+				items, err := s.Get(ctx, "ring")
+				if err == nil {
+					_, err = s.Commit(ctx, change(own, fmt.Sprint(n), store.Require{Key: "ring", Version: items[0].Version}))
+				}
+				if err == nil {
+					written.Add(1)
+				} else if !errors.Is(err, store.ErrConflict) {
+					t.Errorf("writing %s: %v", own, err)
+					return
+				}
+			}
+		})
+	}
+	longest := time.Duration(0)
+	for i := range 5 {
+		before := written.Load()
+		require.Eventually(t, func() bool { return written.Load() > before+100 }, patience, time.Millisecond)
+		began := time.Now()
+		mustCommit(t, nodes[0], change("ring", fmt.Sprint(i), store.Require{Key: "ring", Version: get(t, nodes[0], "ring").Version}))
+		longest = max(longest, time.Since(began))
+	}
+	t.Logf("the longest wait was %v", longest)
+	require.Less(t, longest, patience/4)
 }
 
 // TestSecondProcessFencesTheFirst, under load: every change that the first acknowledged is in the log, which is dense.
