@@ -14,6 +14,7 @@ import (
 	"ramzban/keyservice/audit/archive"
 	"ramzban/keyservice/authz/approval"
 	"ramzban/keyservice/backup"
+	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
 
@@ -29,6 +30,8 @@ type RestoreParameters struct {
 	Anchor []Anchor `json:"anchor"` // of each node: the newest checkpoint that a witness has
 	Backup string   `json:"backup"` // SHA-256 of the file, in hexadecimal
 	Nodes  []string `json:"nodes"`  // all that wrote to the database until it was lost, as the officers know: see everyNode
+
+	Without []string `json:"without,omitempty"` // versions of master keys that are gone: what needs them is given up
 }
 
 // RestoreTarget is a database that nobody serves from, as transfer.Database.
@@ -86,8 +89,9 @@ type restoring struct {
 	Restore
 	service    *Service // without a store
 	file       *backup.File
-	digest     string // SHA-256 of the file, in hexadecimal
-	ring       ring   // as it will be
+	digest     string        // SHA-256 of the file, in hexadecimal
+	ring       ring          // as it will be
+	missing    []seed.KeyRef // versions of the backup's ring that the HSM has no more
 	before     restored
 	officers   officers // as they will be
 	parameters RestoreParameters
@@ -126,10 +130,10 @@ func (o Restore) Run(ctx context.Context) (Restored, error) {
 
 // look finds out whether all this can and may be restored. It writes nothing.
 func (r *restoring) look(ctx context.Context) error {
-	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.findLogs, r.readLogs, r.officersNow, r.noneMissing}
+	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.keysThere, r.findLogs, r.readLogs, r.officersNow, r.noneMissing}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
-			return err
+			return r.namely(err)
 		}
 	}
 	return r.openLog()
@@ -174,6 +178,9 @@ func (r *restoring) openKeys(ctx context.Context) error {
 		return err
 	}
 	was, err := r.service.unsealRing(ctx, row)
+	if errors.Is(err, seed.ErrKeyNotFound) {
+		r.missing = sealedUnder(row)
+	}
 	if err != nil {
 		return err
 	}
@@ -184,6 +191,7 @@ func (r *restoring) openKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.missing = was.lackedBy(have)
 	if r.ring, err = r.service.adopt(was, have, r.Clock().UnixMilli()); err != nil {
 		return err
 	}

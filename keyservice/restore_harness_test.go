@@ -104,6 +104,7 @@ type lost struct {
 	now     time.Time // of the machine that restores; zero: the world's
 	by      [2]authz.Caller
 	life    time.Duration // of the proposal; zero: an hour
+	without []string
 	change  func(*Restore)
 }
 
@@ -123,7 +124,7 @@ func (l lost) documents() (proposal, approval_ approval.Signed) {
 	if l.nodes == nil {
 		slices.Sort(nodes)
 	}
-	return l.signed(ActionRestore, RestoreParameters{Backup: hex.EncodeToString(sum[:]), Anchor: l.anchor, Nodes: nodes})
+	return l.signed(ActionRestore, RestoreParameters{Backup: hex.EncodeToString(sum[:]), Anchor: l.anchor, Nodes: nodes, Without: l.without})
 }
 
 func (l lost) signed(action string, parameters any) (proposal, approval_ approval.Signed) {

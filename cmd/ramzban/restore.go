@@ -226,7 +226,7 @@ func digestOf(f *os.File) (string, error) {
 
 func restoreParametersCommand() *cobra.Command {
 	var file string
-	var anchors, keys, nodes []string
+	var anchors, keys, nodes, without []string
 	c := &cobra.Command{
 		Use:   "parameters --backup FILE --anchor FOLDER --key FILE",
 		Short: "Print what two officers sign to have a backup restored",
@@ -240,6 +240,7 @@ func restoreParametersCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			p.Without = without
 			return json.NewEncoder(c.OutOrStdout()).Encode(p)
 		},
 	}
@@ -247,6 +248,7 @@ func restoreParametersCommand() *cobra.Command {
 	f.StringVar(&file, "backup", "", "`FILE` that `ramzban backup` wrote")
 	f.StringArrayVar(&anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or its folder of the installation")
 	f.StringArrayVar(&nodes, "node", nil, "`NAME` of a further node that wrote to the database, also if it joined after the backup")
+	f.StringArrayVar(&without, "without", nil, "version of a master key that is destroyed, `KEY` such as ramzban/wrap/1: what needs it is given up")
 	f.StringArrayVar(&keys, "key", nil, "`FILE` with a public audit key (PEM); once for each version")
 	return c
 }
