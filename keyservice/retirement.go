@@ -3,6 +3,8 @@ package keyservice
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz/approval"
@@ -169,7 +171,9 @@ func (s *Service) destroy(ctx context.Context, x *execution) (decision, *Error, 
 	if err != nil {
 		return decision{}, nil, err
 	}
+	backups := ""
 	if known := ring.find(v.ref()); known == nil || known.Status != KeyDestroyed {
+		backups = ring.backupsUnder(v.ref())
 		if refusal, err := s.condemn(ctx, x, v); err != nil || refusal != nil {
 			return decision{}, refusal, err
 		}
@@ -180,7 +184,17 @@ func (s *Service) destroy(ctx context.Context, x *execution) (decision, *Error, 
 	if _, err := s.erase(ctx, v.ref()); err != nil {
 		return decision{}, nil, err
 	}
-	return decision{ring: ring, entry: audit.Entry{Detail: fmt.Sprintf("%s is destroyed in the HSM of %s", v.ref(), s.Node)}}, nil, nil
+	return decision{ring: ring, entry: audit.Entry{Detail: fmt.Sprintf("%s is destroyed in the HSM of %s%s", v.ref(), s.Node, backups)}}, nil, nil
+}
+
+// backupsUnder says which backups may need a retired version, for the log: no count finds them, since they are not in the
+// database, but what was backed up after the retirement holds nothing under it.
+func (r *ring) backupsUnder(key seed.KeyRef) string {
+	v := r.find(key)
+	if v == nil || !slices.Contains([]string{wrapLabel, sealLabel, dataLabel, lookupLabel, digestLabel, backupLabel}, key.Label) {
+		return ""
+	}
+	return "; backups from before " + time.UnixMilli(v.Since).UTC().Format(time.RFC3339) + " may need it"
 }
 
 // condemn makes it durable that a version will be destroyed, if nothing depends on it. The snapshot is taken after the
@@ -210,7 +224,11 @@ func (s *Service) condemn(ctx context.Context, x *execution, v KeyVersion) (refu
 		}
 		d, err := s.changedStatus(ctx, ring, key, KeyDestroyed)
 		d.entry.Outcome = audit.Begun
-		d.entry.Detail = fmt.Sprintf("%s will be destroyed: none of %d rows depends on it, %s%s", key, found.rows, asOf, accepted(found.of(key)))
+		none := "none"
+		if found.of(key).Total() > 0 {
+			none = "none but damaged ones"
+		}
+		d.entry.Detail = fmt.Sprintf("%s will be destroyed: %s of %d rows depends on it, %s%s%s", key, none, found.rows, asOf, ring.backupsUnder(key), accepted(found.of(key)))
 		return d, err
 	})
 	if refusal != nil {

@@ -120,6 +120,7 @@ func TestDamagedRowsCanBeAccepted(t *testing.T) {
 	log := len(w.entries())
 	done = w.agreed(ActionDestroy, KeyVersion{wrapLabel, 11, 2})
 	require.Equal(t, ProposalDone, done.State, done.Result)
+	require.Equal(t, "ramzban/wrap/11 is destroyed in the HSM of node-1; backups from before "+birth.UTC().Format(time.RFC3339)+" may need it", done.Result)
 	require.Condition(t, func() bool {
 		return slices.ContainsFunc(w.entries()[log:], func(e LoggedEntry) bool {
 			return e.Outcome == audit.Begun && strings.HasSuffix(e.Detail, "; accepted as damaged: 1 damaged row, 1 token record")

@@ -273,6 +273,7 @@ const (
 	dataLabel   = "data"
 	auditLabel  = "audit"
 	digestLabel = "digest"
+	backupLabel = "backup"
 )
 
 // makeRing makes the ring of a new database, as its very first commit. Where anything was committed before, the ring was

@@ -21,7 +21,7 @@ var clearWords = map[string]string{
 	keyservice.ActionOfficers:    "change who the officers are",
 	keyservice.ActionRotate:      "make new things under another version of a master key",
 	keyservice.ActionRetire:      "retire a version of a master key: write nothing under it",
-	keyservice.ActionDestroy:     "DESTROY a version of a master key, for ever",
+	keyservice.ActionDestroy:     "DESTROY a version of a master key for ever: backups may need it",
 	keyservice.ActionFeed:        "let officers feed card numbers to a rotation of lookup",
 	keyservice.ActionImportClear: "let officers send a maker's file of seeds IN CLEAR",
 	"restore":                    "restore a backup",
