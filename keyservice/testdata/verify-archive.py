@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """A second opinion on an exported audit log, which shares nothing with the service but the formats.
 
-usage: verify-archive.py PUB.pem DIR [DIR ...]
+usage: verify-archive.py PUB.pem DIR|FILE [DIR|FILE ...]
 
 For each archive it prints "DIR ok", or "DIR bad: " and the first thing that is wrong. It makes the Merkle tree of RFC 6962
 anew from the leaves, reads each leaf's CBOR and compares the readable part with it, and has openssl check the signatures.
+A FILE is a bundle of `ramzban audit prove`, of which it checks the inclusion proofs (RFC 9162, section 2.1.3.2), or a list
+of consistency proofs (section 2.1.4.2): [{"from": size, "to": size, "old": root, "new": root, "proof": [hash, ...]}, ...].
 """
-import base64, datetime, hashlib, json, os, re, subprocess, sys
+import base64, datetime, functools, hashlib, json, os, re, subprocess, sys
 
 NAMES = {1: "time", 2: "node", 3: "actor", 4: "action", 5: "outcome", 6: "reason", 7: "serial", 8: "use", 9: "request_id",
          10: "commitment", 11: "revision", 12: "next", 13: "budget", 14: "state", 15: "key", 16: "also", 17: "tree",
@@ -94,6 +96,11 @@ def root(hashes):
     return hashlib.sha256(b"\x01" + root(hashes[:k]) + root(hashes[k:])).digest()
 
 
+@functools.cache
+def der(pub):
+    return openssl("pkey", "-pubin", "-in", pub, "-outform", "DER").stdout
+
+
 def openssl(*args):
     return subprocess.run(("openssl",) + args, capture_output=True)
 
@@ -112,8 +119,7 @@ def checkpoint(path, node, pub):
     m = re.fullmatch("\u2014 (\\S+) (\\S+)\n", signatures)
     check(m and m[1] == origin, "signature line")
     sig = unb64(m[2])
-    der = openssl("pkey", "-pubin", "-in", pub, "-outform", "DER").stdout
-    check(sig[:4] == hashlib.sha256(der).digest()[:4], "key ID")
+    check(sig[:4] == hashlib.sha256(der(pub)).digest()[:4], "key ID")
     for name, content in (("text", text.encode()), ("sig", sig[4:])):
         with open(os.path.join(scratch, name), "wb") as f:
             f.write(content)
@@ -153,12 +159,79 @@ def verify(folder, pub):
             check(open(os.path.join(where, "keys.pem"), "rb").read() == open(pub, "rb").read(), "keys.pem")
 
 
+def node_hash(left, right):
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def included(index, size, leaf, path, tree):
+    """RFC 9162, section 2.1.3.2."""
+    check(index < size, "index")
+    fn, sn, r = index, size - 1, hashlib.sha256(b"\x00" + leaf).digest()
+    for p in path:
+        check(sn > 0, "the proof is too long")
+        if fn & 1 or fn == sn:
+            r = node_hash(p, r)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = node_hash(r, p)
+        fn, sn = fn >> 1, sn >> 1
+    check(sn == 0 and r == tree, "inclusion")
+
+
+def consistent(first, second, old, new, path):
+    """RFC 9162, section 2.1.4.2."""
+    check(0 < first <= second, "sizes")
+    if first == second:
+        check(not path and old == new, "consistency")
+        return
+    if first & (first - 1) == 0:
+        path = [old] + path
+    check(path, "the proof is empty")
+    fn, sn = first - 1, second - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        check(sn > 0, "the proof is too long")
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    check(sn == 0 and fr == old and sr == new, "consistency")
+
+
+def verify_file(path, pub):
+    found = json.load(open(path, encoding="utf-8"))
+    if isinstance(found, list):
+        check(found, "no proofs")
+        for p in found:
+            consistent(p["from"], p["to"], unb64(p["old"]), unb64(p["new"]), [unb64(h) for h in p["proof"]])
+        return
+    check(found["ramzban_proof"] == 1 and found["entries"], "bundle")
+    signed = {}
+    for node, text in found["checkpoints"].items():
+        note = os.path.join(scratch, "note")
+        with open(note, "wb") as f:
+            f.write(text.encode())
+        signed[node] = checkpoint(note, node, pub)
+    for entry in found["entries"]:
+        leaf, path = unb64(entry["leaf"]), [unb64(h) for h in entry.pop("proof")]
+        want, node = line(entry["index"], leaf)
+        check(json.loads(want) == entry, "what an entry says")
+        size, tree = signed[node]
+        included(entry["index"], size, leaf, path, tree)
+
+
 if __name__ == "__main__":
     import tempfile
     with tempfile.TemporaryDirectory() as scratch:
         for folder in sys.argv[2:]:
             try:
-                verify(folder, sys.argv[1])
+                (verify if os.path.isdir(folder) else verify_file)(folder, sys.argv[1])
                 print(folder, "ok")
             except Exception as wrong:  # whatever cannot be read is bad
                 print(folder, "bad:", str(wrong).replace("\n", " "))

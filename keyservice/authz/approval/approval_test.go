@@ -317,6 +317,35 @@ func TestCertificatesThatDoNotCount(t *testing.T) {
 	}
 }
 
+// Who adds certificates that lead to another root, too, does not get round what was revoked on the way to the first.
+func TestEveryChainIsLookedAt(t *testing.T) {
+	roots := []*authority{newAuthority(t, nil), newAuthority(t, nil)}
+	inner := newAuthority(t, roots[0])
+	cross, err := x509.CreateCertificate(rand.Reader, inner.cert, roots[1].cert, inner.key.Public(), roots[1].key)
+	require.NoError(t, err)
+	key := ecKey(t, elliptic.P256())
+	v := roots[0].verifier()
+	v.Roots.AddCert(roots[1].cert)
+	leaf := inner.certify("alice", key.Public(), nil)
+	for _, chain := range [][][]byte{{leaf, inner.cert.Raw, cross}, {leaf, cross, inner.cert.Raw}} {
+		s, err := approval.Sign(encoded(t, proposal(t, "Alice")), key, chain...)
+		require.NoError(t, err)
+		for _, revoked := range roots {
+			v.Revoked = func(chain []*x509.Certificate) error {
+				if chain[len(chain)-1].Equal(revoked.cert) {
+					return errors.New("the way to this root was revoked")
+				}
+				return nil
+			}
+			_, err := v.Signer(s, now)
+			require.ErrorIs(t, err, approval.ErrCertificate)
+		}
+		v.Revoked = func([]*x509.Certificate) error { return nil }
+		_, err = v.Signer(s, now)
+		require.NoError(t, err)
+	}
+}
+
 // Two different officers, the same bytes, in time, here: anything less is refused, and named.
 func TestTwoPersonsAgreeOnTheSameBytes(t *testing.T) {
 	a := newAuthority(t, nil)

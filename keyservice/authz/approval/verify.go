@@ -89,10 +89,15 @@ func (v Verifier) checkChain(leaf *x509.Certificate, intermediates []*x509.Certi
 	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return errors.New("it may not be used for signatures")
 	}
-	if v.Revoked == nil {
-		return nil
+	for _, chain := range chains { // several, if a signer adds certificates that lead to several roots: it cannot choose one
+		if v.Revoked == nil {
+			return nil
+		}
+		if err := v.Revoked(chain); err != nil {
+			return err
+		}
 	}
-	return v.Revoked(chains[0])
+	return nil
 }
 
 // Proposal checks a signed proposal: that its proposer signed it, is an officer, and means this installation and time.
