@@ -156,6 +156,15 @@ var tries = map[string]struct {
 		return approving(bob, func(*world, ProposalView) approval.Signed { return *s })(w, p)
 	}, CodeDocumentInvalid},
 	"a revoked certificate":            {revoked, CodeSignatureInvalid},
+	"an expired certificate":           {approving(bob, dated(birth.AddDate(-1, 0, 0), birth.Add(-time.Hour))), CodeSignatureInvalid},
+	"a certificate of the future":      {approving(bob, dated(birth.AddDate(15, 0, 0), birth.AddDate(20, 0, 0))), CodeSignatureInvalid},
+	"revoked after the approval":       {revokedMeanwhile, ""},
+	"another case":                     {approving(bob, consent("Bob", "bob")), CodeSignatureInvalid},
+	"another case of one's own name":   {approving(called("Alice"), consent("Alice", "alice")), CodeSignatureInvalid},
+	"a certificate in another case":    {approving(bob, consent("bob", "Bob")), CodeSignatureInvalid},
+	"letters that look alike":          {approving(bob, consent("bob", "b\u043eb")), CodeSignatureInvalid},
+	"a name that looks alike":          {approving(called("b\u043eb"), consent("b\u043eb", "alice-renewed")), CodeSignatureInvalid},
+	"a name with a space":              {approving(called("alice "), consent("alice ", "alice")), CodeSignatureInvalid},
 	"a row that says it was approved":  {forged, ""},
 	"the row of one that was approved": {exchanged, ""},
 }
@@ -206,6 +215,31 @@ func revoked(w *world, p ProposalView) error {
 	w.Persons.Revoked = func([]*x509.Certificate) error { return errors.New("it was stolen") }
 	defer func() { w.Persons.Revoked = nil }()
 	return approving(bob, consent("bob", "bob"))(w, p)
+}
+
+// dated is bob's approval with a certificate that is good from one time to another.
+func dated(from, to time.Time) func(w *world, p ProposalView) approval.Signed {
+	return func(w *world, p ProposalView) approval.Signed {
+		s := consent("bob", "bob")(w, p)
+		s.Certificate = officersCA().until("bob", from, to)
+		return s
+	}
+}
+
+// called is somebody with the role whom nobody named an officer.
+func called(name string) authz.Caller {
+	return authz.Caller{Name: name, Roles: []authz.Role{authz.Officer}}
+}
+
+// revokedMeanwhile: bob approves, and bob's certificate is revoked before a node carries it out.
+func revokedMeanwhile(w *world, p ProposalView) error {
+	if err := approving(bob, consent("bob", "bob"))(w, p); err != nil {
+		return err
+	}
+	w.Persons.Revoked = func([]*x509.Certificate) error { return errors.New("it was stolen") }
+	defer func() { w.Persons.Revoked = nil }()
+	_, err := w.CarryOut(context.Background())
+	return err
 }
 
 // forged writes into the database that it was approved. Even under a right MAC, which takes the host, the signatures are

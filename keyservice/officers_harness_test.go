@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"sync"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -79,6 +80,18 @@ func (ca *testCA) of(name string) ([]byte, *ecdsa.PrivateKey) {
 		ca.certs[name], ca.keys[name] = der, key
 	}
 	return ca.certs[name], ca.keys[name]
+}
+
+// until makes a further certificate of this name, good from one time to another, for the same key as of's.
+func (ca *testCA) until(name string, from, to time.Time) []byte {
+	_, key := ca.of(name)
+	template := certificateOf(name, 1<<40)
+	template.NotBefore, template.NotAfter = from, to
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, &key.PublicKey, ca.key)
+	if err != nil {
+		panic(err)
+	}
+	return der
 }
 
 func (ca *testCA) sign(document []byte, certificate string) approval.Signed {

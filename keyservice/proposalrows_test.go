@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz"
 	"ramzban/keyservice/authz/approval"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
@@ -223,5 +224,47 @@ func TestParametersChangedInTheRow(t *testing.T) {
 func TestAFeedTakesItsProposal(t *testing.T) {
 	w := newWorld(t)
 	_, err := w.FeedSubjects(context.Background(), alice, w.propose(alice, ActionFeed, SubjectFeed{Days: 1}).ID, []FedSubject{{ClassCard, seed.NewSubject(card(1))}})
+	require.Equal(t, CodeProposalClosed, CodeOf(err))
+}
+
+// A certificate that expired between the approval and the moment it is carried out, and a role that was taken away, count no
+// longer.
+func TestWhoSignedMustStillCount(t *testing.T) {
+	for name, meanwhile := range map[string]func(w *world){
+		"expired": func(w *world) { w.clock.add(2 * time.Hour) },
+		"without the role": func(w *world) {
+			var clients []authz.Client
+			for _, c := range []authz.Caller{alice, carol, zoe, {Name: "bob", Roles: []authz.Role{authz.Auditor}}} {
+				clients = append(clients, authz.Client{Name: c.Name, Certificates: []string{c.Name}, Roles: c.Roles})
+			}
+			var err error
+			w.Persons.Directory, err = authz.NewDirectory(clients)
+			require.NoError(w.t, err)
+		},
+	} {
+		w, ctx := newWorld(t), context.Background()
+		p := w.propose(alice, ActionOfficers, w.newOfficers("alice", "zoe"))
+		_, err := w.Approve(ctx, bob, p.ID, dated(birth.Add(-time.Hour), birth.Add(time.Hour))(w, p))
+		require.NoError(t, err)
+		meanwhile(w)
+		_, err = w.CarryOut(ctx)
+		require.NoError(t, err)
+		v := w.proposalOf(alice, p.ID)
+		require.Equal(t, ProposalFailed, v.State, name)
+		require.Contains(t, v.Result, "certificate", name)
+		require.Equal(t, []string{"alice", "bob", "carol"}, w.officers(), name)
+	}
+}
+
+// A node whose clock is set back takes nothing in that has expired by the database's.
+func TestAClockSetBackRevivesNothing(t *testing.T) {
+	w := newCluster(t, 0)[0]
+	now, err := w.Store.Now(context.Background())
+	require.NoError(t, err)
+	p := w.proposing(alice, ActionOfficers, w.newOfficers("alice", "bob"))
+	p.CreatedAt = now.UTC().Truncate(time.Second).Add(-4 * 24 * time.Hour)
+	p.ExpiresAt = p.CreatedAt.Add(approval.DefaultLife)
+	w.skew = p.CreatedAt.Add(time.Hour).Sub(w.clock.Now())
+	_, err = w.Propose(context.Background(), alice, officersCA().sign(w.encoded(p), "alice"))
 	require.Equal(t, CodeProposalClosed, CodeOf(err))
 }

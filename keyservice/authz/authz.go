@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
 )
 
 // ErrDenied: the caller has no role that grants the action.
@@ -118,12 +120,16 @@ type Client struct {
 	Roles        []Role
 }
 
-// NewDirectory checks the clients: names and certificate names unique and not empty, roles known.
+// NewDirectory checks the clients: names and certificate names unique and not empty, roles known. Names that differ in
+// capital letters alone, or in what cannot be seen, are refused: whoever reads one in a proposal must know whose it is.
 func NewDirectory(clients []Client) (*Directory, error) {
 	d := &Directory{callers: map[string]Caller{}, named: map[string]Caller{}}
-	for _, c := range clients {
-		if _, seen := d.named[c.Name]; seen || c.Name == "" {
-			return nil, fmt.Errorf("client name %q is empty or given twice", c.Name)
+	for i, c := range clients {
+		if c.Name == "" || slices.ContainsFunc(clients[:i], func(o Client) bool { return strings.EqualFold(o.Name, c.Name) }) {
+			return nil, fmt.Errorf("client name %q is empty, or given twice but for capital letters", c.Name)
+		}
+		if strings.TrimSpace(c.Name) != c.Name || strings.ContainsFunc(c.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			return nil, fmt.Errorf("client name %q begins or ends with a space, or holds characters that cannot be seen", c.Name)
 		}
 		d.named[c.Name] = Caller{Name: c.Name, Roles: slices.Clone(c.Roles)}
 		if err := d.add(c); err != nil {

@@ -85,6 +85,10 @@ func TestBadDirectories(t *testing.T) {
 	for name, clients := range map[string][]Client{
 		"no name":             {{Certificates: []string{"x"}}},
 		"a name twice":        {ok, {Name: "a", Certificates: []string{"b"}}},
+		"but for capitals":    {ok, {Name: "A", Certificates: []string{"b"}}},
+		"a space before":      {{Name: " a", Certificates: []string{"b"}}},
+		"a space after":       {{Name: "a ", Certificates: []string{"b"}}},
+		"not to be seen":      {{Name: "a\u200bb", Certificates: []string{"b"}}},
 		"a certificate twice": {ok, {Name: "b", Certificates: []string{"a"}}},
 		"no certificate":      {{Name: "b"}},
 		"empty certificate":   {{Name: "b", Certificates: []string{""}}},
