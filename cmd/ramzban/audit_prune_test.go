@@ -2,12 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -23,19 +17,15 @@ import (
 	"ramzban/keyservice"
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/audit/archive"
+	"ramzban/keyservice/audit/audittest"
 	"ramzban/keyservice/authz"
 	"ramzban/keyservice/seed"
 )
 
 // oldArchive is an archive of node-1 with two entries of a month ago and two of today; it returns the file of its key, too.
 func oldArchive(t *testing.T) (dir, key string) {
-	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.MarshalPKIXPublicKey(&signer.PublicKey)
-	require.NoError(t, err)
-	public, err := audit.ParsePublicKey(der)
-	require.NoError(t, err)
-	dir, key = filepath.Join(t.TempDir(), "archive"), writeFile(t, "audit.pem", string(public.PEM()))
+	signer := audittest.NewSigner(t)
+	dir, key = filepath.Join(t.TempDir(), "archive"), writeFile(t, "audit.pem", string(signer.Public.PEM()))
 	w, err := archive.NewWriter(dir, "node-1")
 	require.NoError(t, err)
 	var hashes []tlog.Hash
@@ -47,13 +37,9 @@ func oldArchive(t *testing.T) (dir, key string) {
 	}
 	root := tlog.NodeHash(tlog.NodeHash(hashes[0], hashes[1]), tlog.NodeHash(hashes[2], hashes[3]))
 	c := audit.Checkpoint{Origin: audit.Origin("bank", "node-1"), Tree: tlog.Tree{N: 4, Hash: root}, Time: time.Now().Truncate(time.Millisecond)}
-	note, err := c.Sign(t.Context(), func(_ context.Context, message []byte) (audit.PublicKey, []byte, error) {
-		sum := sha256.Sum256(message)
-		sig, err := ecdsa.SignASN1(rand.Reader, signer, sum[:])
-		return public, sig, err
-	})
+	note, err := c.Sign(t.Context(), signer.Sign)
 	require.NoError(t, err)
-	require.NoError(t, w.Keys([]audit.PublicKey{public}))
+	require.NoError(t, w.Keys([]audit.PublicKey{signer.Public}))
 	require.NoError(t, w.Checkpoint(note, c))
 	return dir, key
 }

@@ -21,29 +21,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/audit/audittest"
 )
-
-// signer signs as the HSM's audit key does.
-type signer struct {
-	private *ecdsa.PrivateKey
-	public  audit.PublicKey
-}
-
-func newSigner(t testing.TB) signer {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
-	require.NoError(t, err)
-	public, err := audit.ParsePublicKey(der)
-	require.NoError(t, err)
-	return signer{private, public}
-}
-
-func (s signer) sign(_ context.Context, message []byte) (audit.PublicKey, []byte, error) {
-	sum := sha256.Sum256(message)
-	sig, err := ecdsa.SignASN1(rand.Reader, s.private, sum[:])
-	return s.public, sig, err
-}
 
 func aCheckpoint() audit.Checkpoint {
 	return audit.Checkpoint{
@@ -53,51 +32,51 @@ func aCheckpoint() audit.Checkpoint {
 }
 
 func TestACheckpointReadsBackAsSigned(t *testing.T) {
-	s, older, c := newSigner(t), newSigner(t), aCheckpoint()
+	s, older, c := audittest.NewSigner(t), audittest.NewSigner(t), aCheckpoint()
 	require.Equal(t, "ramzban/5d0f6f3c/node-1\n1843\n"+c.Tree.Hash.String()+"\ntime 2026-11-22T10:00:00.007Z\n", c.Text())
 	c.Ring, c.Witness = 7, 1800
 	require.True(t, strings.HasSuffix(c.Text(), "Z\nring 7\nwitness 1800\n"))
-	signed, err := c.Sign(context.Background(), s.sign)
+	signed, err := c.Sign(context.Background(), s.Sign)
 	require.NoError(t, err)
 	peeked, err := audit.PeekCheckpoint(signed)
 	require.NoError(t, err)
 	require.Equal(t, c, peeked)
-	got, err := audit.OpenCheckpoint(signed, c.Origin, []audit.PublicKey{older.public, s.public, s.public})
+	got, err := audit.OpenCheckpoint(signed, c.Origin, []audit.PublicKey{older.Public, s.Public, s.Public})
 	require.NoError(t, err)
 	require.Equal(t, c, got)
 	installation, node, err := audit.OriginOf(signed)
 	require.NoError(t, err)
 	require.Equal(t, []string{"5d0f6f3c", "node-1"}, []string{installation, node})
 
-	_, err = audit.OpenCheckpoint(signed, c.Origin, []audit.PublicKey{older.public})
+	_, err = audit.OpenCheckpoint(signed, c.Origin, []audit.PublicKey{older.Public})
 	require.ErrorIs(t, err, audit.ErrSignature)
 	_, err = audit.OpenCheckpoint(signed, c.Origin, nil)
 	require.ErrorIs(t, err, audit.ErrSignature)
-	_, err = audit.OpenCheckpoint(signed, audit.Origin("5d0f6f3c", "node-2"), []audit.PublicKey{s.public})
+	_, err = audit.OpenCheckpoint(signed, audit.Origin("5d0f6f3c", "node-2"), []audit.PublicKey{s.Public})
 	require.ErrorIs(t, err, audit.ErrCheckpoint)
 }
 
 // No byte of a signed checkpoint can be changed, nor one be left out, unseen.
 func TestEveryByteOfACheckpointIsSigned(t *testing.T) {
-	s, c := newSigner(t), aCheckpoint()
-	signed, err := c.Sign(context.Background(), s.sign)
+	s, c := audittest.NewSigner(t), aCheckpoint()
+	signed, err := c.Sign(context.Background(), s.Sign)
 	require.NoError(t, err)
 	for i := range signed {
 		for bit := range 8 {
 			changed := append([]byte{}, signed...)
 			changed[i] ^= 1 << bit
-			_, err := audit.OpenCheckpoint(changed, c.Origin, []audit.PublicKey{s.public})
+			_, err := audit.OpenCheckpoint(changed, c.Origin, []audit.PublicKey{s.Public})
 			require.Error(t, err, "bit %d of byte %d", bit, i)
 		}
-		_, err := audit.OpenCheckpoint(append(append([]byte{}, signed[:i]...), signed[i+1:]...), c.Origin, []audit.PublicKey{s.public})
+		_, err := audit.OpenCheckpoint(append(append([]byte{}, signed[:i]...), signed[i+1:]...), c.Origin, []audit.PublicKey{s.Public})
 		require.Error(t, err, "byte %d left out", i)
 	}
 }
 
 // Who knows nothing of notes checks the signature with openssl.
 func TestOpenSSLAgrees(t *testing.T) {
-	s, c, dir := newSigner(t), aCheckpoint(), t.TempDir()
-	signed, err := c.Sign(context.Background(), s.sign)
+	s, c, dir := audittest.NewSigner(t), aCheckpoint(), t.TempDir()
+	signed, err := c.Sign(context.Background(), s.Sign)
 	require.NoError(t, err)
 	text, sigs, found := strings.Cut(string(signed), "\n\n")
 	require.True(t, found)
@@ -108,7 +87,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, content, 0o600))
 		return path
 	}
-	key, sig := write("key.pem", s.public.PEM()), write("sig", raw[4:])
+	key, sig := write("key.pem", s.Public.PEM()), write("sig", raw[4:])
 	check := func(text string) error {
 		return exec.Command("openssl", "dgst", "-sha256", "-verify", key, "-signature", sig, write("text", []byte(text))).Run()
 	}
@@ -142,17 +121,17 @@ func TestWhatIsNoCheckpoint(t *testing.T) {
 }
 
 func TestPublicKeysAreReadStrictly(t *testing.T) {
-	one, two := newSigner(t), newSigner(t)
-	keys, err := audit.ParsePublicKeys(append(one.public.PEM(), two.public.PEM()...))
+	one, two := audittest.NewSigner(t), audittest.NewSigner(t)
+	keys, err := audit.ParsePublicKeys(append(one.Public.PEM(), two.Public.PEM()...))
 	require.NoError(t, err)
-	require.Equal(t, [][]byte{one.public.DER(), two.public.DER()}, [][]byte{keys[0].DER(), keys[1].DER()})
+	require.Equal(t, [][]byte{one.Public.DER(), two.Public.DER()}, [][]byte{keys[0].DER(), keys[1].DER()})
 	other, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	require.NoError(t, err)
 	der, err := x509.MarshalPKIXPublicKey(&other.PublicKey)
 	require.NoError(t, err)
 	for name, text := range map[string][]byte{
-		"nothing": nil, "no PEM": []byte("key"), "something after it": append(one.public.PEM(), "more"...),
-		"a certificate": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one.public.DER()}),
+		"nothing": nil, "no PEM": []byte("key"), "something after it": append(one.Public.PEM(), "more"...),
+		"a certificate": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one.Public.DER()}),
 		"another curve": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}),
 	} {
 		_, err := audit.ParsePublicKeys(text)
@@ -162,10 +141,10 @@ func TestPublicKeysAreReadStrictly(t *testing.T) {
 
 // What does not verify is not handed out as a checkpoint.
 func TestAWrongSignatureIsNoCheckpoint(t *testing.T) {
-	s, other := newSigner(t), newSigner(t)
+	s, other := audittest.NewSigner(t), audittest.NewSigner(t)
 	_, err := aCheckpoint().Sign(context.Background(), func(ctx context.Context, m []byte) (audit.PublicKey, []byte, error) {
-		_, sig, err := other.sign(ctx, m)
-		return s.public, sig, err
+		_, sig, err := other.Sign(ctx, m)
+		return s.Public, sig, err
 	})
 	require.ErrorIs(t, err, audit.ErrSignature)
 	outage := errors.New("no answer")
@@ -175,7 +154,7 @@ func TestAWrongSignatureIsNoCheckpoint(t *testing.T) {
 	require.ErrorIs(t, err, outage)
 	c := aCheckpoint()
 	c.Time = c.Time.AddDate(10000, 0, 0)
-	_, err = c.Sign(context.Background(), s.sign)
+	_, err = c.Sign(context.Background(), s.Sign)
 	require.ErrorIs(t, err, audit.ErrCheckpoint)
 }
 
@@ -188,6 +167,22 @@ func FuzzParseCheckpoint(f *testing.F) {
 		c, err := audit.ParseCheckpoint(text)
 		if err == nil {
 			require.Equal(t, text, c.Text())
+		}
+	})
+}
+
+// No bytes but those that were signed pass for a signed checkpoint.
+func FuzzOpenCheckpoint(f *testing.F) {
+	s, c := audittest.NewSigner(f), aCheckpoint()
+	signed, err := c.Sign(context.Background(), s.Sign)
+	require.NoError(f, err)
+	f.Add(signed)
+	f.Add([]byte(c.Text() + "\n"))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := audit.OpenCheckpoint(b, c.Origin, []audit.PublicKey{s.Public})
+		if err == nil {
+			require.Equal(t, c, got)
 		}
 	})
 }

@@ -11,10 +11,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/audit/audittest"
 )
 
 func proven(t testing.TB) ([]byte, []audit.PublicKey) {
-	dir, s := t.TempDir(), newSigner(t)
+	dir, s := t.TempDir(), audittest.NewSigner(t)
 	newLog(t, "node-1", s).fill(300).export(dir)
 	second := newLog(t, "node-2", s)
 	for range 150 {
@@ -26,7 +27,7 @@ func proven(t testing.TB) ([]byte, []audit.PublicKey) {
 	require.NoError(t, err)
 	text, err := b.Encode()
 	require.NoError(t, err)
-	return text, []audit.PublicKey{s.pub}
+	return text, []audit.PublicKey{s.Public}
 }
 
 // A bundle holds the entries of a token nearest to a moment, also those of a decision about several tokens, and proves
@@ -55,7 +56,7 @@ func TestNoByteOfABundleCanBeChanged(t *testing.T) {
 			require.Nil(t, said)
 		}
 	}
-	_, _, err := OpenBundle(text, []audit.PublicKey{newSigner(t).pub})
+	_, _, err := OpenBundle(text, []audit.PublicKey{audittest.NewSigner(t).Public})
 	require.ErrorIs(t, err, ErrBundle, "the key in the bundle is not trusted")
 	_, _, err = OpenBundle(bytes.ReplaceAll(text, []byte(serialOf(3)), []byte(serialOf(4))), keys)
 	require.ErrorIs(t, err, ErrBundle)
@@ -99,7 +100,7 @@ func TestProvingInAPrunedArchive(t *testing.T) {
 	require.NoError(t, err)
 	text, err := b.Encode()
 	require.NoError(t, err)
-	_, said, err := OpenBundle(text, []audit.PublicKey{l.signer.pub})
+	_, said, err := OpenBundle(text, []audit.PublicKey{l.signer.Public})
 	require.NoError(t, err)
 	require.EqualValues(t, 93, said[0].Index)
 	_, err = Prove(context.Background(), rest, serialOf(10), birth)

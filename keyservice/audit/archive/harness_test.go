@@ -2,11 +2,6 @@ package archive
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -21,46 +16,25 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/audit/audittest"
 )
 
 const installation = "test-bank"
 
 var birth = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 
-// signer is an audit key in software: what is tested here is what is done with signatures.
-type signer struct {
-	key *ecdsa.PrivateKey
-	pub audit.PublicKey
-}
-
-func newSigner(t testing.TB) signer {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	require.NoError(t, err)
-	pub, err := audit.ParsePublicKey(der)
-	require.NoError(t, err)
-	return signer{key, pub}
-}
-
-func (s signer) sign(_ context.Context, message []byte) (audit.PublicKey, []byte, error) {
-	sum := sha256.Sum256(message)
-	sig, err := ecdsa.SignASN1(rand.Reader, s.key, sum[:])
-	return s.pub, sig, err
-}
-
 // testLog is a log as a node of the service would have it.
 type testLog struct {
 	t      testing.TB
 	node   string
-	signer signer
+	signer audittest.Signer
 	leaves [][]byte
 	tree   frontier
 	last   int64             // time of the last entry
 	signed map[uint64][]byte // checkpoints
 }
 
-func newLog(t testing.TB, node string, s signer) *testLog {
+func newLog(t testing.TB, node string, s audittest.Signer) *testLog {
 	return &testLog{t: t, node: node, signer: s, signed: map[uint64][]byte{}}
 }
 
@@ -93,7 +67,7 @@ func (l *testLog) checkpoint() audit.Checkpoint {
 		Origin: audit.Origin(installation, l.node), Tree: tlog.Tree{N: int64(l.tree.size), Hash: l.tree.root()},
 		Time: time.UnixMilli(l.last).UTC().Add(time.Second),
 	}
-	signed, err := c.Sign(context.Background(), l.signer.sign)
+	signed, err := c.Sign(context.Background(), l.signer.Sign)
 	require.NoError(l.t, err)
 	l.signed[l.tree.size] = signed
 	return c
@@ -107,7 +81,7 @@ func (l *testLog) export(dir string) {
 	for _, leaf := range l.leaves[w.Next():] {
 		require.NoError(l.t, w.Add(leaf))
 	}
-	require.NoError(l.t, w.Keys([]audit.PublicKey{l.signer.pub}))
+	require.NoError(l.t, w.Keys([]audit.PublicKey{l.signer.Public}))
 	require.NoError(l.t, w.Checkpoint(l.signed[l.tree.size], c))
 }
 

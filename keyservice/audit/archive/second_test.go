@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"ramzban/keyservice/audit/audittest"
 )
 
 // consistency is a consistency proof as the second implementation reads it.
@@ -55,7 +57,7 @@ func TestASecondImplementationAgreesOnProofs(t *testing.T) {
 	add([]byte(strings.Replace(string(text), "300\\n", "301\\n", 1)), "bad")
 
 	var all []consistency
-	leaves := newLog(t, "node-1", newSigner(t)).fill(70).leaves
+	leaves := newLog(t, "node-1", audittest.NewSigner(t)).fill(70).leaves
 	for _, to := range []int{1, 2, 3, 7, 8, 33, 64, 70} {
 		for from := 1; from <= to; from++ {
 			all = append(all, consistencyOf(t, leaves, from, to))

@@ -16,11 +16,12 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/audit/audittest"
 )
 
 // An archive that was exported in several steps verifies, and says what it holds.
 func TestAnExportedLogVerifies(t *testing.T) {
-	dir, s := t.TempDir(), newSigner(t)
+	dir, s := t.TempDir(), audittest.NewSigner(t)
 	l := newLog(t, "node-1", s)
 	l.fill(100).export(dir)
 	l.export(dir) // nothing is new
@@ -31,7 +32,7 @@ func TestAnExportedLogVerifies(t *testing.T) {
 		other.add(audit.Entry{Serial: serialOf(99), State: uint64(i) + 1})
 	}
 	other.export(dir)
-	r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}})
+	r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}})
 	require.Empty(t, r.Findings)
 	require.Equal(t, 4, r.Checked)
 	require.Equal(t, []Log{
@@ -44,7 +45,7 @@ func TestAnExportedLogVerifies(t *testing.T) {
 // sample is an archive of two exports, 40 and 60 entries.
 func sample(t testing.TB) (fstest.MapFS, *testLog) {
 	dir := t.TempDir()
-	l := newLog(t, "node-1", newSigner(t))
+	l := newLog(t, "node-1", audittest.NewSigner(t))
 	l.fill(40).export(dir)
 	l.fill(60).export(dir)
 	return files(t, dir), l
@@ -150,14 +151,14 @@ func TestEveryChangeIsFoundWhereItIs(t *testing.T) {
 		"hashes removed": {without(archive, firstHashes), []string{"hashes-000000000000-000000000040.bin: file missing"}},
 		"hashes cut":     {changed(archive, firstHashes, archive[firstHashes].Data[:100]), []string{"hashes-000000000000-000000000040.bin: file cut short or too long"}},
 		"a strange file": {changed(archive, "node-1/entries-1-2.ndjson", nil), []string{"node-1/entries-1-2.ndjson: file that no export writes"}},
-		"another key":    {changed(archive, "node-1/keys.pem", newSigner(t).pub.PEM()), []string{"keys.pem: keys are not those given"}},
+		"another key":    {changed(archive, "node-1/keys.pem", audittest.NewSigner(t).Public.PEM()), []string{"keys.pem: keys are not those given"}},
 		"keys spoiled":   {changed(archive, "node-1/keys.pem", []byte("x")), []string{"keys.pem: keys are not those given"}},
 		"an empty log":   {changed(archive, "node-2/x", nil), []string{"node-2: file missing: the folder holds no log"}},
 		"two files of the same entries": {changed(archive, "node-1/entries-000000000000-000000000050.ndjson", archive[firstFile].Data),
 			[]string{"another file has the same entries"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := verified(t, c.archive, Options{Keys: []audit.PublicKey{l.signer.pub}})
+			r := verified(t, c.archive, Options{Keys: []audit.PublicKey{l.signer.Public}})
 			var said []string
 			for _, f := range r.Findings {
 				said = append(said, f.String())
@@ -176,7 +177,7 @@ func TestEveryChangeIsFoundWhereItIs(t *testing.T) {
 // Trust comes from the keys that are given, not from those in the archive.
 func TestOnlyGivenKeysAreTrusted(t *testing.T) {
 	archive, _ := sample(t)
-	r := verified(t, archive, Options{Keys: []audit.PublicKey{newSigner(t).pub}})
+	r := verified(t, archive, Options{Keys: []audit.PublicKey{audittest.NewSigner(t).Public}})
 	require.Len(t, r.Findings, 4, "both checkpoints, the key, and so all entries: %v", r.Findings)
 	require.Zero(t, r.Checked)
 }
@@ -184,7 +185,7 @@ func TestOnlyGivenKeysAreTrusted(t *testing.T) {
 // Older segments can be removed; the rest still verifies, and what they held can still be proven with another copy.
 func TestThePrunedArchiveVerifies(t *testing.T) {
 	archive, l := sample(t)
-	o := Options{Keys: []audit.PublicKey{l.signer.pub}, Pruned: true}
+	o := Options{Keys: []audit.PublicKey{l.signer.Public}, Pruned: true}
 	r := verified(t, without(archive, firstFile), o)
 	require.Empty(t, r.Findings)
 	require.EqualValues(t, 40, r.Logs[0].First)
@@ -204,7 +205,7 @@ func TestThePrunedArchiveVerifies(t *testing.T) {
 // true one by what a witness saw.
 func TestTheWitnessTellsWhatTheArchiveCannot(t *testing.T) {
 	archive, l := sample(t)
-	o := Options{Keys: []audit.PublicKey{l.signer.pub}}
+	o := Options{Keys: []audit.PublicKey{l.signer.Public}}
 	cut := without(archive, secondFile, secondHashes, secondSigned)
 	require.Empty(t, verified(t, cut, o).Findings, "it is a log that was signed")
 	o.Anchors = []Anchor{{Name: "w/node-1", Signed: l.signed[100]}}
@@ -237,12 +238,12 @@ func whats(r Report) (all []string) {
 
 // Who gives a witness's checkpoints is told of every log that they do not cover, and how far they reach.
 func TestEveryLogMustHaveAnAnchorIfAnyHas(t *testing.T) {
-	dir, s := t.TempDir(), newSigner(t)
+	dir, s := t.TempDir(), audittest.NewSigner(t)
 	first, second := newLog(t, "node-1", s).fill(5), newLog(t, "node-2", s)
 	second.add(audit.Entry{Action: "audit.read"})
 	first.export(dir)
 	second.export(dir)
-	o := Options{Keys: []audit.PublicKey{s.pub}, Anchors: []Anchor{{Name: "w/node-1", Signed: first.signed[5]}}}
+	o := Options{Keys: []audit.PublicKey{s.Public}, Anchors: []Anchor{{Name: "w/node-1", Signed: first.signed[5]}}}
 	r := verified(t, os.DirFS(dir), o)
 	require.Len(t, r.Findings, 1)
 	require.Contains(t, r.Findings[0].String(), "node-2: unknown to the witness: no checkpoint of this log was given")
@@ -263,10 +264,10 @@ func TestALogThatOthersNameMustBeThere(t *testing.T) {
 		"one that is empty": {Action: audit.RestoredLog, Outcome: audit.Done, Detail: "the log of node-2 goes on at 0"},
 		"not done":          {Action: audit.PrunedLog, Outcome: audit.Failed, Detail: audit.PrunedUntil("node-2", 10)},
 	} {
-		dir, l := t.TempDir(), newLog(t, "node-1", newSigner(t))
+		dir, l := t.TempDir(), newLog(t, "node-1", audittest.NewSigner(t))
 		l.add(e)
 		l.export(dir)
-		r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{l.signer.pub}})
+		r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{l.signer.Public}})
 		if detail == "its own" || detail == "one that is empty" || detail == "not done" {
 			require.Empty(t, r.Findings, detail)
 			continue
@@ -301,7 +302,7 @@ func TestLogsThatContradictEachOtherAreFound(t *testing.T) {
 		"budgets of two uses":         {[]audit.Entry{{Serial: serialOf(1), Use: "login", Budget: 1}}, []audit.Entry{{Serial: serialOf(1), Use: "second-pin", Budget: 1}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, s := t.TempDir(), newSigner(t)
+			dir, s := t.TempDir(), audittest.NewSigner(t)
 			for node, entries := range map[string][]audit.Entry{"node-1": c.first, "node-2": c.second} {
 				l := newLog(t, node, s)
 				for _, e := range entries {
@@ -310,7 +311,7 @@ func TestLogsThatContradictEachOtherAreFound(t *testing.T) {
 				l.add(audit.Entry{Action: "audit.read", Time: birth.Add(3 * time.Hour).UnixMilli()}) // both logs go on for three hours
 				l.export(dir)
 			}
-			r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}})
+			r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}})
 			if c.want == "" {
 				require.Empty(t, r.Findings)
 				return
@@ -323,45 +324,45 @@ func TestLogsThatContradictEachOtherAreFound(t *testing.T) {
 
 // A log that was written by somebody else under the same node's name is found by its origin.
 func TestLogsOfTwoInstallationsAreNotMixed(t *testing.T) {
-	dir, s := t.TempDir(), newSigner(t)
+	dir, s := t.TempDir(), audittest.NewSigner(t)
 	l := newLog(t, "node-1", s).fill(5)
 	l.export(dir)
 	other := newLog(t, "node-2", s)
 	other.add(audit.Entry{Action: "audit.read"})
 	c := audit.Checkpoint{Origin: audit.Origin("other-bank", "node-2"), Tree: tlog.Tree{N: 1, Hash: other.tree.root()}, Time: birth}
-	signed, err := c.Sign(context.Background(), s.sign)
+	signed, err := c.Sign(context.Background(), s.Sign)
 	require.NoError(t, err)
 	w, err := NewWriter(dir, "node-2")
 	require.NoError(t, err)
 	require.NoError(t, w.Add(other.leaves[0]))
 	require.NoError(t, w.Checkpoint(signed, c))
-	r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}})
+	r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}})
 	require.Len(t, r.Findings, 1)
 	require.Equal(t, InstallationOther, r.Findings[0].What)
 	for _, pinned := range []string{installation, "other-bank", "third-bank"} {
-		r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Installation: pinned})
+		r := verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}, Installation: pinned})
 		require.Contains(t, whats(r), InstallationOther, pinned)
 	}
 	require.NoError(t, os.RemoveAll(filepath.Join(dir, "node-2")))
-	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Installation: installation})
+	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}, Installation: installation})
 	require.Empty(t, r.Findings)
 	require.Equal(t, installation, r.Installation)
-	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Installation: "other-bank"})
+	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}, Installation: "other-bank"})
 	require.Equal(t, []string{InstallationOther}, whats(r))
 	require.Empty(t, r.Installation)
-	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}, Anchors: []Anchor{{Name: "w", Signed: signed}, {Name: "v", Signed: l.signed[5]}}})
+	r = verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}, Anchors: []Anchor{{Name: "w", Signed: signed}, {Name: "v", Signed: l.signed[5]}}})
 	require.Equal(t, []string{FileMissing}, whats(r), "the witness knows another node's log")
 }
 
 // Of an archive that is wrong throughout the beginning is reported, and how much more there is.
 func TestFindingsAreBounded(t *testing.T) {
 	dir := t.TempDir()
-	l := newLog(t, "node-1", newSigner(t))
+	l := newLog(t, "node-1", audittest.NewSigner(t))
 	l.fill(3000).export(dir)
 	a := files(t, dir)
 	name := "node-1/entries-000000000000-000000003000.ndjson"
 	a = changed(a, name, bytes.ReplaceAll(a[name].Data, []byte("accepted"), []byte("acceptee")))
-	r := verified(t, a, Options{Keys: []audit.PublicKey{l.signer.pub}})
+	r := verified(t, a, Options{Keys: []audit.PublicKey{l.signer.Public}})
 	require.Len(t, r.Findings, maxFindings)
 	require.True(t, r.Stopped, "there are 2,000 more")
 }
@@ -385,7 +386,7 @@ func FuzzSegment(f *testing.F) {
 	f.Add([]byte("{\"index\":0,\"leaf\":\"" + base64.StdEncoding.EncodeToString(l.leaves[0]) + "\"}\n"))
 	f.Add([]byte("{}\n\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := verified(t, changed(archive, firstFile, b), Options{Keys: []audit.PublicKey{l.signer.pub}})
+		r := verified(t, changed(archive, firstFile, b), Options{Keys: []audit.PublicKey{l.signer.Public}})
 		require.Equal(t, bytes.Equal(b, archive[firstFile].Data), len(r.Findings) == 0)
 	})
 }

@@ -9,11 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/audit/audittest"
 )
 
 // An export that is cut short between any two files is gone on with; the archive is whole in the end.
 func TestAnExportGoesOnWhereItWasCut(t *testing.T) {
-	s := newSigner(t)
+	s := audittest.NewSigner(t)
 	l := newLog(t, "node-1", s).fill(2*SegmentEntries + 50)
 	c := l.checkpoint()
 	for name, cut := range map[string]func(dir string){
@@ -40,14 +41,14 @@ func TestAnExportGoesOnWhereItWasCut(t *testing.T) {
 				require.NoError(t, w.Add(leaf))
 			}
 			require.NoError(t, w.Checkpoint(l.signed[l.tree.size], c))
-			require.Empty(t, verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}}).Findings)
+			require.Empty(t, verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}}).Findings)
 		})
 	}
 }
 
 // An export that could not write its checkpoint leaves no segment that ends there: the next one goes on, and all verifies.
 func TestAnExportWithoutItsCheckpointLeavesNoTrace(t *testing.T) {
-	s := newSigner(t)
+	s := audittest.NewSigner(t)
 	l := newLog(t, "node-1", s).fill(9)
 	c, dir := l.checkpoint(), t.TempDir()
 	add := func(w *Writer) {
@@ -69,12 +70,12 @@ func TestAnExportWithoutItsCheckpointLeavesNoTrace(t *testing.T) {
 	require.NoError(t, err)
 	add(w)
 	require.NoError(t, w.Checkpoint(l.signed[l.tree.size], c))
-	require.Empty(t, verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.pub}}).Findings)
+	require.Empty(t, verified(t, os.DirFS(dir), Options{Keys: []audit.PublicKey{s.Public}}).Findings)
 }
 
 // What is not the log that was signed does not get into an archive, nor is a damaged archive continued.
 func TestOnlyTheSignedLogIsArchived(t *testing.T) {
-	s := newSigner(t)
+	s := audittest.NewSigner(t)
 	l := newLog(t, "node-1", s).fill(9)
 	c := l.checkpoint()
 	dir := t.TempDir()
