@@ -315,3 +315,11 @@ func TestWhatIsShownIsWhatIsSigned(t *testing.T) {
 		require.Error(t, genuine(bad), name)
 	}
 }
+
+func TestDamagedRowsAreNamed(t *testing.T) {
+	var notes bytes.Buffer
+	require.NoError(t, printDamaged(&notes, "proposal", []string{"5d0f6f3c1b7e49a2b8a1c2d3e4f50617", ""}))
+	require.Equal(t, "proposal 5d0f6f3c1b7e is DAMAGED: its row was changed outside the service\n"+
+		"proposal (no id) is DAMAGED: its row was changed outside the service\n", notes.String())
+	requireColumns(t, notes.String())
+}
