@@ -13,7 +13,8 @@ import (
 )
 
 func tokensCommand() *cobra.Command {
-	return group("tokens", "Issue tokens for many customers at once", tokensIssueCommand())
+	return group("tokens", "Issue tokens for many customers at once, and take in seeds of hardware tokens",
+		tokensIssueCommand(), tokensImportClearCommand())
 }
 
 // issueFlags say what to issue tokens for: a file, or accounts that are counted.
