@@ -101,7 +101,7 @@ func TestTwoOfficersImportSeedsInClear(t *testing.T) {
 		require.Equal(t, "accepted", b.verify(bySubject(1, f.password(), nil)).Result)
 	}
 	log := b.send("auditor", http.MethodGet, "/v1/audit/entries?limit=1000", "").body
-	require.Regexp(t, `device GX-000123, SHA1, fingerprint [0-9a-f]{64}"`, log)
+	require.Regexp(t, `device GX-000123, SHA1, digest [0-9A-Za-z+/]{43}="`, log)
 	written := b.log.String() + hsmLog.String() + b.gather(t) + log + fmt.Sprint(b.rows())
 	require.Contains(t, written, "/v1/seed-imports/{id}")
 	for _, s := range shown(f.seed) {

@@ -9,6 +9,7 @@ import (
 	"crypto/sha1" //nolint:gosec // OAEP as Import takes it
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -243,9 +244,9 @@ func (s *Service) takeSeed(ctx context.Context, c authz.Caller, id string, line 
 	if err != nil {
 		return hsmError(err)
 	}
-	fingerprint := s.ring.Load().makerSeed(made)
+	digest := s.ring.Load().makerSeed(made)
 	err = s.asOfficer(ctx, c, authz.ImportClearSeeds, func() (decision, error) {
-		holder, inUse, err := s.takeOver(ctx, token{}, fingerprint)
+		holder, inUse, err := s.takeOver(ctx, token{}, digest)
 		if err != nil {
 			return decision{}, err
 		}
@@ -265,7 +266,7 @@ func (s *Service) takeSeed(ctx context.Context, c authz.Caller, id string, line 
 		row, err := s.mac(clearImportKey(id), open)
 		return decision{
 			change: store.Change{Require: append(now, holder.require...), Put: []store.Put{row}},
-			entry:  w.entry(id, fingerprint),
+			entry:  w.entry(id, digest),
 		}, err
 	})
 	if w.Refused != "" {
@@ -277,16 +278,16 @@ func (s *Service) takeSeed(ctx context.Context, c authz.Caller, id string, line 
 	return err
 }
 
-// entry tells of one device. The fingerprint names the row of the seed, if it gets one; without the host's key nobody can
-// hold a seed against it.
-func (w WrappedSeed) entry(id string, fingerprint []byte) audit.Entry {
+// entry tells of one device. The digest is that which the entry of an activation names as its maker's seed; without the host's
+// key nobody can hold a seed against it.
+func (w WrappedSeed) entry(id string, digest []byte) audit.Entry {
 	outcome := audit.Done
 	if w.Refused != "" {
 		outcome = audit.Refused
 	}
 	return audit.Entry{
 		Outcome: outcome, Reason: string(w.Refused), Proposal: id,
-		Detail: fmt.Sprintf("device %s, %s, fingerprint %x", w.Device, w.Hash, fingerprint),
+		Detail: fmt.Sprintf("device %s, %s, digest %s", w.Device, w.Hash, base64.StdEncoding.EncodeToString(digest)),
 	}
 }
 

@@ -48,7 +48,7 @@ func (w *world) told() (told []string) {
 	require.NoError(w.t, err)
 	for _, e := range log.Entries {
 		if e.Action == string(authz.ImportClearSeeds) {
-			detail, _, _ := strings.Cut(e.Detail, ", fingerprint")
+			detail, _, _ := strings.Cut(e.Detail, ", digest")
 			told = append(told, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Outcome, e.Reason, detail)))
 		}
 	}
@@ -80,6 +80,20 @@ func TestSeedsInClearBecomeHardwareTokens(t *testing.T) {
 		second := w.issuedHardware(card(2))
 		_, err = w.handOver(card(2), second, first[0].MakerSeed)
 		require.Equal(t, CodeSeedInUse, CodeOf(err), "however often it was wrapped, it lives once")
+
+		log, err := w.AuditEntries(context.Background(), auditor, AuditQuery{Node: w.node, Limit: MaxAuditPage})
+		require.NoError(t, err)
+		named := map[string]string{}
+		for _, e := range log.Entries {
+			if _, digest, is := strings.Cut(e.Detail, "digest "); is {
+				named[digest] = e.Detail[:len("device GX-1")]
+			}
+			if e.Serial == issued.Serial && e.Maker != nil {
+				require.Equal(t, "device GX-1", named[base64.StdEncoding.EncodeToString(e.Maker.Digest)], "which device it is, the log tells")
+				named["token"] = e.Serial
+			}
+		}
+		require.Equal(t, issued.Serial, named["token"])
 
 		again := w.agreed(ActionImportClear, clearFile(makerSeed).agreement()).ID
 		refused, err := w.sendClear(alice, again, clearFile(makerSeed))
