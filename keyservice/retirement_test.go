@@ -111,10 +111,15 @@ func TestDamagedRowsCanBeAccepted(t *testing.T) {
 	for _, n := range []int{-1, MaxAccepted + 1} {
 		require.Equal(t, CodeDocumentInvalid, w.refusedToPropose(ActionRetire, KeyVersion{wrapLabel, 11, n}).Code)
 	}
+	before, err := w.loadRotation(context.Background(), id)
+	require.NoError(t, err)
 	done := w.agreed(ActionRetire, KeyVersion{wrapLabel, 11, 2})
 	require.Equal(t, ProposalDone, done.State, done.Result)
 	require.Equal(t, "ramzban/wrap/11 is retired; accepted as damaged: 1 damaged row, 1 token record", done.Result)
-	require.Equal(t, RotationDone, w.rotation(id).State, "it is over with that")
+	lease, err := w.Service.lease(context.Background(), rotationJob)
+	require.NoError(t, err)
+	require.NoError(t, (&renewal{Service: w.Service, lease: lease, row: before}).save(context.Background()))
+	require.Equal(t, RotationDone, w.rotation(id).State, "it is over with that, also for who was at work on it")
 
 	require.Equal(t, CodeKeyNeeded, w.refusedToPropose(ActionDestroy, KeyVersion{wrapLabel, 11, 1}).Code)
 	log := len(w.entries())
@@ -128,7 +133,7 @@ func TestDamagedRowsCanBeAccepted(t *testing.T) {
 	})
 	require.Equal(t, KeyDestroyed, w.ring.Load().find(old).Status)
 	w.restart()
-	_, err := w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: broken.serial, Use: "second-pin", OTP: broken.password()})
+	_, err = w.Verify(context.Background(), coreBanking, VerifyRequest{Serial: broken.serial, Use: "second-pin", OTP: broken.password()})
 	require.Equal(t, CodeTampered, CodeOf(err), "reported, not guessed at")
 	require.True(t, w.try(whole, whole.password()).Accepted)
 }
