@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"keyservice/store/transfer":         {"keyservice/store"},
 	"keyservice/audit":                  {"keyservice/store"},
 	"keyservice/backup":                 {"keyservice/seed", "keyservice/store"},
+	"keyservice/audit/audittest":        {"keyservice/audit"},
 	"keyservice/audit/archive":          {"keyservice/audit", "keyservice/store"},
 	"keyservice/witness":                {"keyservice/audit", "keyservice/store"},
 	"keyservice":                        {"keyservice/audit", "keyservice/audit/archive", "keyservice/backup", "keyservice/authz", "keyservice/authz/approval", "keyservice/otp", "keyservice/seed", "keyservice/store"},
