@@ -31,7 +31,7 @@ type RestoreParameters struct {
 	Backup string   `json:"backup"` // SHA-256 of the file, in hexadecimal
 	Nodes  []string `json:"nodes"`  // all that wrote to the database until it was lost, as the officers know: see everyNode
 
-	Without []string `json:"without,omitempty"` // versions of master keys that are gone: what needs them is given up
+	Without []string `json:"without,omitempty"` // versions of master keys that are gone: what needs them is given up, and they are destroyed for ever
 }
 
 // RestoreTarget is a database that nobody serves from, as transfer.Database.
@@ -130,7 +130,7 @@ func (o Restore) Run(ctx context.Context) (Restored, error) {
 
 // look finds out whether all this can and may be restored. It writes nothing.
 func (r *restoring) look(ctx context.Context) error {
-	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.keysThere, r.findLogs, r.readLogs, r.officersNow, r.noneMissing}
+	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.keysThere, r.findLogs, r.readLogs, r.officersNow, r.keepAbsent, r.noneMissing}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return r.namely(err)

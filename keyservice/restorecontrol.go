@@ -21,6 +21,7 @@ type controlReplay struct {
 	officers  uint64                     // revision of their row; 0: they were not changed
 	by        string                     // id of the proposal that changed them last
 	restores  map[string]bool            // ids of the proposals of other restores
+	destroyed []string                   // ids of the proposals by which master keys were destroyed
 }
 
 // proposalReplay is what they say of one proposal.
@@ -36,6 +37,9 @@ func (c *controlReplay) add(e audit.Entry) {
 	}
 	if e.Action == ActionRestore && e.Outcome == audit.Begun {
 		c.restores[e.Proposal] = true
+	}
+	if e.Action == ActionDestroy && e.Outcome == audit.Begun && e.Revision > 0 { // the key ring says so from then on
+		c.destroyed = append(c.destroyed, e.Proposal)
 	}
 	if e.Proposal == "" || e.State == 0 {
 		return
@@ -62,22 +66,7 @@ func (r *restoring) officersNow(ctx context.Context) error {
 	if c.officers <= r.officers.Revision {
 		return nil
 	}
-	signed := approval.Signed{}
-	if p := c.proposals[c.by]; p != nil {
-		signed = p.signed
-	}
-	if len(signed.Document) == 0 { // it was proposed before the backup
-		row, err := r.row(ctx, proposalKey(c.by))
-		if err != nil {
-			return err
-		}
-		p, err := r.service.openProposal(row)
-		if err != nil {
-			return err
-		}
-		signed = p.Signed
-	}
-	document, err := approval.ParseProposal(signed.Document)
+	document, err := r.carriedOut(ctx, c.by)
 	if err != nil {
 		return fmt.Errorf("who the officers were when the log ended: %w", err)
 	}
@@ -90,6 +79,22 @@ func (r *restoring) officersNow(ctx context.Context) error {
 		return r.paperwork(err)
 	}
 	return nil
+}
+
+// carriedOut is what officers had signed of a proposal that the entries say was carried out.
+func (r *restoring) carriedOut(ctx context.Context, id string) (approval.Proposal, error) {
+	if p := r.replay.control.proposals[id]; p != nil && len(p.signed.Document) > 0 {
+		return approval.ParseProposal(p.signed.Document)
+	}
+	row, err := r.row(ctx, proposalKey(id)) // it was proposed before the backup
+	if err != nil {
+		return approval.Proposal{}, err
+	}
+	p, err := r.service.openProposal(row)
+	if err != nil {
+		return approval.Proposal{}, err
+	}
+	return approval.ParseProposal(p.Signed.Document)
 }
 
 // proposalRow writes a proposal of the backup. One that had not come to its end then will not be carried out.

@@ -92,3 +92,31 @@ func (r *restoring) givenUp(needs map[seed.KeyRef]int) error {
 	}
 	return &Error{Code: CodeInvalid, Detail: lacksKeys(names) + ", or agree with `ramzban restore parameters --without` that what needs them is lost"}
 }
+
+// keepAbsent ends in the ring, of the versions that this HSM lacks, only those that officers give up, or had destroyed after
+// the backup. Another node's HSM, or a key card, may have any other, and older backups or makers' files may need it, which no
+// count finds: it is retired, so no HSM erases it before two officers name it.
+func (r *restoring) keepAbsent(ctx context.Context) error {
+	gone := slices.Clone(r.parameters.Without)
+	for _, id := range r.replay.control.destroyed {
+		p, err := r.carriedOut(ctx, id)
+		if unreadable(err) {
+			continue // nobody can say which it was
+		}
+		if err != nil {
+			return fmt.Errorf("which master key was destroyed after the backup: %w", err)
+		}
+		v, refusal := versionIn(p)
+		if refusal != nil {
+			return refusal
+		}
+		gone = append(gone, v.ref().String())
+	}
+	r.ring = r.ring.clone() // the restore itself goes on without them
+	for _, key := range r.missing {
+		if !slices.Contains(gone, key.String()) {
+			r.ring.set(key, KeyRetired, r.now.UnixMilli())
+		}
+	}
+	return nil
+}

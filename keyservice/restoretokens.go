@@ -210,9 +210,9 @@ func (r *restoring) budget(ctx context.Context, it store.Item, all []guess) erro
 	return r.out.add(ctx, row)
 }
 
-// adopt takes the ring of a backup over to what the HSM has now. Versions that were destroyed are; those that were retired
-// are needed again, for what is restored is under them. New things are made under the versions of the backup, or where
-// those are gone under the highest.
+// adopt takes the ring of a backup over to what the HSM has now. While the restore is at work, versions that the HSM lacks are
+// as good as destroyed (see keepAbsent); those that were retired are needed again, for what is restored is under them. New
+// things are made under the versions of the backup, or where those are gone under the highest.
 func (s *Service) adopt(r ring, have []seed.MasterKey, now int64) (ring, error) {
 	r = r.clone()
 	byRef := map[seed.KeyRef]seed.MasterKey{}
@@ -252,11 +252,9 @@ func (v *keyVersion) adopt(have map[seed.KeyRef]seed.MasterKey, now int64) error
 
 // activate gives each label an active version.
 func (r *ring) activate(now int64) {
-	for i := range r.Versions {
+	for i := range slices.Backward(r.Versions) {
 		v := &r.Versions[i]
-		last := i+1 == len(r.Versions) || r.Versions[i+1].Key.Label != v.Key.Label
-		active := slices.ContainsFunc(r.Versions, func(o keyVersion) bool { return o.Key.Label == v.Key.Label && o.Status == KeyActive })
-		if last && !active && v.Status != KeyDestroyed {
+		if v.Status != KeyDestroyed && r.activeOf(v.Key.Label).Version == 0 {
 			v.Status, v.Since = KeyActive, now
 		}
 	}

@@ -246,6 +246,9 @@ func (s *Service) useRing(ctx context.Context, k *keyring) error {
 			continue
 		}
 		key, err := s.HSM.StateKey(ctx, v.Key)
+		if v.Status == KeyRetired && errors.Is(err, seed.ErrKeyNotFound) {
+			continue // nothing needed it when it was retired, or it was absent when a backup was restored
+		}
 		if err != nil {
 			return fmt.Errorf("fetching the state key of %s: %w", v.Key, err)
 		}

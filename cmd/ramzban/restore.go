@@ -248,7 +248,7 @@ func restoreParametersCommand() *cobra.Command {
 	f.StringVar(&file, "backup", "", "`FILE` that `ramzban backup` wrote")
 	f.StringArrayVar(&anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or its folder of the installation")
 	f.StringArrayVar(&nodes, "node", nil, "`NAME` of a further node that wrote to the database, also if it joined after the backup")
-	f.StringArrayVar(&without, "without", nil, "version of a master key that is destroyed, `KEY` such as ramzban/wrap/1: what needs it is given up")
+	f.StringArrayVar(&without, "without", nil, "version of a master key that is gone, `KEY` such as ramzban/wrap/1: what needs it is given up, and an HSM that still has it erases it")
 	f.StringArrayVar(&keys, "key", nil, "`FILE` with a public audit key (PEM); once for each version")
 	return c
 }
