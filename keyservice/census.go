@@ -118,7 +118,7 @@ func (s *Service) countIn(ctx context.Context, snap store.Snapshot, how counting
 	alive := s.nowAndThen(how.alive)
 	err = scanBut(ctx, snap, []string{string(audit.Prefix), string(audit.TreePrefix)}, "", func(it store.Item) error {
 		if node, is := strings.CutPrefix(string(it.Key), string(audit.CheckpointPrefix)); is {
-			c.note("checkpoint", signedBy(it.Value, s.origin(node), signers))
+			c.count(it.Key, checkpointRow, signedBy(it.Value, s.origin(node), signers), how)
 		} else {
 			c.add(it, how)
 		}
@@ -150,18 +150,26 @@ func (s *Service) nowAndThen(call func(context.Context) error) func(context.Cont
 func (c *census) add(it store.Item, how counting) {
 	c.rows++
 	kind, keys, err := dependsOn(it)
-	if err != nil {
-		c.unreadable++
-	} else {
-		c.note(kind, keys)
+	if err == nil {
+		c.count(it.Key, kind, keys, how)
+		return
 	}
-	if (err != nil || slices.Contains(keys, how.key)) && len(c.noted) < how.limit {
-		c.noted = append(c.noted, it.Key)
+	c.unreadable++
+	c.note(it.Key, how)
+}
+
+// note keeps which row it was.
+func (c *census) note(row store.Key, how counting) {
+	if len(c.noted) < how.limit {
+		c.noted = append(c.noted, row)
 	}
 }
 
-// note counts a row that depends on these versions.
-func (c *census) note(kind string, keys []seed.KeyRef) {
+// count counts a row that depends on these versions.
+func (c *census) count(row store.Key, kind string, keys []seed.KeyRef, how counting) {
+	if slices.Contains(keys, how.key) {
+		c.note(row, how)
+	}
 	seen := map[seed.KeyRef]bool{}
 	for _, key := range keys {
 		if seen[key] {

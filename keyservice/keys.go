@@ -102,11 +102,14 @@ func (s *Service) keyViews(ctx context.Context, found census) ([]KeyView, error)
 var kindsOfRows = map[string]string{
 	"t/": recordRow, "s/": stateRowName, "b/": "guess budget", "l/": "live token", "c/": "code", "i/": idempotencyRow,
 	"h/": makerSeedRow, "w/": leaseRow, "k/": ringRow, "j/": rotationRow, "d/": restoredRow, "u/": feedRow, "q/": clearImportRow, "p/": proposalRow, "o/": officersRow, "f/": beginningRow, "e/": keptRow,
+	string(audit.CheckpointPrefix): checkpointRow,
 }
 
 const (
 	recordRow    = "token record"
 	stateRowName = "token state"
+
+	checkpointRow = "checkpoint"
 )
 
 // signedBy says which version of the audit key signed a node's newest checkpoint: whoever looks where that node's log ended

@@ -152,6 +152,19 @@ func TestAWholeRowIsNotAcceptedAsDamaged(t *testing.T) {
 	require.True(t, w.try(p, p.password()).Accepted)
 }
 
+// Nor is a checkpoint, which is no row under a seal: before the next one is signed, the key that signed it is needed.
+func TestACheckpointIsNotAcceptedAsDamaged(t *testing.T) {
+	w := newWorld(t)
+	w.signed()
+	w.reveal(key(auditLabel, 2))
+	require.Equal(t, Dependents{"checkpoint": 1}, w.renewsAll(w.begins(auditLabel, 1, 2)).Left)
+	refusal := w.refusedToPropose(ActionRetire, KeyVersion{auditLabel, 1, 1})
+	require.Equal(t, CodeKeyNeeded, refusal.Code)
+	require.Contains(t, refusal.Detail, "1 rows depend on ramzban/audit/1: 1 checkpoint; not all are damaged: checkpoint")
+	w.signed()
+	require.Equal(t, ProposalDone, w.agreed(ActionRetire, KeyVersion{auditLabel, 1, 1}).State)
+}
+
 // A rotation may be begun with a number of damaged rows that are accepted: then it ends by itself.
 func TestARotationThatAcceptsDamage(t *testing.T) {
 	w := newWorld(t)
