@@ -29,10 +29,11 @@ func (s *Server) seedRoute() {
 		description: fmt.Sprintf("For hardware tokens whose maker does not wrap seeds. Two officers agree on the file by its SHA-256, with a proposal "+
 			"`%s`; within seven days one of them sends it, byte for byte: one JSON document per line, at most %d lines and %d KiB. Each seed is "+
 			"wrapped to the import key, and forgotten. The answer is what the maker should have delivered: `maker_seed` is given to activation when the "+
-			"device is handed out. The file may be sent again; the log tells of each device once.",
+			"device is handed out. The file may be sent again; the log tells of each device once. A node imports one file at a time.",
 			keyservice.ActionImportClear, keyservice.MaxClearSeeds, keyservice.MaxClearFile>>10),
 		codes: []keyservice.Code{
 			keyservice.CodeProposalClosed, keyservice.CodeNotOfficer, keyservice.CodeDocumentInvalid, keyservice.CodeSeedInvalid, keyservice.CodeTampered,
+			keyservice.CodeBusy,
 		},
 	}
 	s.routes.long[r.method+" "+r.path] = true
@@ -57,8 +58,13 @@ func (s *Server) seedOperation(r route) huma.Operation {
 	return op
 }
 
+// importSeeds imports a file: who may not is refused before anything is read.
 func (s *Server) importSeeds(c *fiber.Ctx) error {
 	ctx, x := c.Context(), exchangeOf(c.Context())
+	if err := s.Service.MayImportClear(c.UserContext(), x.caller); err != nil {
+		refuse(c.UserContext(), err).write(ctx)
+		return nil
+	}
 	file, err := readFile(ctx.RequestBodyStream(), keyservice.MaxClearFile)
 	defer clear(file)
 	if err != nil {
@@ -75,17 +81,30 @@ func (s *Server) importSeeds(c *fiber.Ctx) error {
 	return jsonFormat.Marshal(ctx, seedsAnswer(made))
 }
 
-// readFile reads a body into one buffer, which it does not leave behind elsewhere by growing.
+// firstRead is how much of a file gets room before any of it is there, in bytes.
+const firstRead = 4 << 10
+
+// readFile reads a body into a buffer that grows with what arrives: who sends nothing takes no memory. What it grows out of is
+// wiped.
 func readFile(in io.Reader, limit int) ([]byte, error) {
-	file := make([]byte, limit+1)
-	n, err := io.ReadFull(in, file)
-	switch {
-	case err == nil:
-		return file, fasthttp.ErrBodyTooLarge
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return file[:n], nil
+	file := make([]byte, 0, firstRead)
+	for {
+		n, err := in.Read(file[len(file):cap(file)])
+		file = file[:len(file)+n]
+		switch {
+		case len(file) > limit:
+			return file, fasthttp.ErrBodyTooLarge
+		case errors.Is(err, io.EOF):
+			return file, nil
+		case err != nil:
+			return file, err
+		}
+		if len(file) == cap(file) {
+			grown := append(make([]byte, 0, min(2*cap(file), limit+1)), file...)
+			clear(file)
+			file = grown
+		}
 	}
-	return file, err
 }
 
 func seedsAnswer(made []keyservice.WrappedSeed) wire.SeedImportAnswer {

@@ -25,6 +25,20 @@ func (r *recorder) ImportClear(ctx context.Context, c authz.Caller, id string, f
 	return made, r.note(ctx, "import-clear-seeds", c, [2]string{id, string(file)})
 }
 
+func (r *recorder) MayImportClear(ctx context.Context, c authz.Caller) error {
+	if r.hook == nil {
+		return nil
+	}
+	return r.hook(ctx, "may-import-clear-seeds")
+}
+
+// Who may not send a file is told so before any of it is read.
+func TestNobodyElsesSeedFileIsRead(t *testing.T) {
+	w := start(t, &recorder{hook: func(context.Context, string) error { return &keyservice.Error{Code: keyservice.CodeDenied} }}, nil)
+	head := "POST /v1/seed-imports/5d0f HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+	require.Contains(t, w.raw("verifier", head), "not_allowed")
+}
+
 // The file travels byte for byte, is bounded, and is wiped where it was read; a connection goes on after it.
 func TestSeedFilesTravel(t *testing.T) {
 	rec := &recorder{}

@@ -51,6 +51,7 @@ type Service interface {
 	PauseRotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)
 	ResumeRotation(ctx context.Context, c authz.Caller, id string) (keyservice.RotationView, error)
 	FeedSubjects(ctx context.Context, c authz.Caller, id string, subjects []keyservice.FedSubject) (keyservice.FedResult, error)
+	MayImportClear(ctx context.Context, c authz.Caller) error
 	ImportClear(ctx context.Context, c authz.Caller, id string, file []byte) ([]keyservice.WrappedSeed, error)
 	CompareAudit(ctx context.Context, c authz.Caller) ([]keyservice.Discrepancy, error)
 }

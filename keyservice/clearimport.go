@@ -100,11 +100,22 @@ func (s *Service) openClearImport(_ context.Context, x *execution) (decision, *E
 	}, nil, err
 }
 
+// MayImportClear returns nil if the caller may send a file, and writes a denial to the log as ImportClear would. It is for who
+// must refuse others before it reads their file.
+func (s *Service) MayImportClear(ctx context.Context, c authz.Caller) error {
+	return s.authorise(ctx, c, authz.ImportClearSeeds, "")
+}
+
 // ImportClear takes the file that was agreed on, and returns its seeds wrapped to the import key, in its order. The file is
 // wiped. The log tells what was begun, of each device once, and what came of it. The same file may be sent again while the
-// import is open: after a crash the log goes on where it ended, and who lost the answer gets one as good.
+// import is open: after a crash the log goes on where it ended, and who lost the answer gets one as good. A node imports
+// one file at a time, else CodeBusy: each takes the HSM for as many seeds as it has.
 func (s *Service) ImportClear(ctx context.Context, c authz.Caller, id string, file []byte) ([]WrappedSeed, error) {
 	defer clear(file)
+	if !s.importing.TryLock() {
+		return nil, &Error{Code: CodeBusy, Detail: "a file of seeds is being imported by this node; one at a time"}
+	}
+	defer s.importing.Unlock()
 	var seeds []clearSeed
 	err := s.asOfficer(ctx, c, authz.ImportClearSeeds, func() (d decision, err error) {
 		wipe(seeds)

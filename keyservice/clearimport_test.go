@@ -204,6 +204,22 @@ func TestAnInterruptedImportGoesOnWhereItEnded(t *testing.T) {
 	})
 }
 
+// A node that is importing a file takes no second one, however often an officer sends it.
+func TestANodeImportsOneFileAtATime(t *testing.T) {
+	w, file := newWorld(t), clearFile(makerSeed)
+	id := w.agreed(ActionImportClear, file.agreement()).ID
+	w.store.before = func(store.Change) error {
+		w.store.before = nil
+		_, err := w.sendClear(bob, id, file)
+		require.Equal(t, CodeBusy, CodeOf(err))
+		return nil
+	}
+	for range 2 { // the first gives its place back
+		_, err := w.sendClear(alice, id, file)
+		require.NoError(t, err)
+	}
+}
+
 // When the HSM is away in the middle, the log says that the import failed, and the rest follows when it is back.
 func TestAnImportThatFailsSaysSo(t *testing.T) {
 	w, file := newWorld(t), clearFile(makerSeed)

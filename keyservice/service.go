@@ -65,6 +65,7 @@ type Service struct {
 	scan      turn                                    // of the one comparison or count that may run
 	looks     looks                                   // counts for the sake of proposals
 	backingUp sync.Mutex                              // held by the one backup that may be taken
+	importing sync.Mutex                              // held by the one file of seeds in clear that may be imported
 	receipts  chan struct{}                           // holds one for each receipt that is being signed
 	leaseTerm time.Duration
 	actions   map[string]executor // under dual control, by name
