@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/audit/audittest"
@@ -65,6 +67,44 @@ func TestAHostileFileIsFound(t *testing.T) {
 			require.Contains(t, fmt.Sprint(r.Findings), name, what)
 		}
 	}
+}
+
+// Files of hashes that nothing was signed of, each large and taking no place on the disk, are not read: there can be a million.
+func TestInventedHashesAreNotRead(t *testing.T) {
+	for name, entries := range map[string]int{"behind a log": SegmentEntries, "alone": 0} {
+		dir, s := t.TempDir(), audittest.NewSigner(t)
+		if entries > 0 {
+			newLog(t, "node-1", s).fill(entries).export(dir)
+		}
+		node := filepath.Join(dir, "node-1")
+		require.NoError(t, os.MkdirAll(node, 0o700))
+		for i := range 1500 {
+			path := filepath.Join(node, segment{first: uint64(entries + i*SegmentEntries), count: SegmentEntries}.hashesName())
+			require.NoError(t, os.WriteFile(path, nil, 0o600))
+			require.NoError(t, os.Truncate(path, SegmentEntries*tlog.HashSize))
+		}
+		for _, pruned := range []bool{false, true} {
+			folder, err := OpenFolder(dir)
+			require.NoError(t, err)
+			read := &opened{FS: folder}
+			r, err := Verify(context.Background(), read, Options{Keys: []audit.PublicKey{s.Public}, Pruned: pruned})
+			require.NoError(t, errors.Join(err, folder.Close()))
+			require.Less(t, read.files, 10, "%s, pruned: %v", name, pruned)
+			require.Equal(t, Unsigned, r.Findings[0].What, "%s, pruned: %v", name, pruned)
+			require.LessOrEqual(t, len(r.Findings), 2, "%s", r.Findings)
+		}
+	}
+}
+
+// opened counts the files that are opened.
+type opened struct {
+	fs.FS
+	files int
+}
+
+func (o *opened) Open(name string) (fs.File, error) {
+	o.files++
+	return o.FS.Open(name)
 }
 
 // A folder that is a link is refused: it could be any log, and left out it would be one that nobody misses.

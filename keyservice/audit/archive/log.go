@@ -27,6 +27,7 @@ type log struct {
 	differences         []place // since the last root that was right
 	right               uint64  // the size of that tree
 	signed              uint64  // so many of the hashes in the files lead to a root that was signed
+	reach               uint64  // the size of the largest root that was signed
 	told                uint64  // how many entries were handed on
 	lost                bool    // no root can be right any more: what is wrong was reported
 	err                 error   // why the files cannot be read
@@ -60,11 +61,21 @@ func (l *log) entries(ctx context.Context) func(yield func(logged) bool) {
 		}
 		l.checkpoints()
 		l.keysFile()
+		if n := len(l.targets); n > 0 {
+			l.reach = l.targets[n-1].size
+		}
 		if l.err = l.signedHashes(ctx); l.err != nil {
 			return
 		}
 		for i, s := range l.segments {
-			if l.err = ctx.Err(); l.err != nil || !l.place(s, i) || !l.segment(s, yield) {
+			if l.err = ctx.Err(); l.err != nil || l.report.full() {
+				return
+			}
+			if !s.entries && s.first >= l.reach { // files of hashes can be invented, large ones that take no place on the disk
+				l.found(Finding{File: s.hashesName(), Index: at(s.first), What: Unsigned, Detail: "its entries are not there, and nothing from here on was read"})
+				break
+			}
+			if !l.place(s, i) || !l.segment(s, yield) {
 				return
 			}
 		}
@@ -78,8 +89,11 @@ func (l *log) signedHashes(ctx context.Context) error {
 	var tree frontier
 	targets := l.targets
 	for _, s := range l.segments {
+		if len(targets) == 0 || l.report.full() || ctx.Err() != nil || s.first != tree.size {
+			return ctx.Err()
+		}
 		known, err := readHashes(l.dir, s)
-		if err != nil || s.first != tree.size {
+		if err != nil {
 			return ctx.Err() // what is wrong is said when it is verified
 		}
 		for i := range s.count {
