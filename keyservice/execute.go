@@ -27,6 +27,7 @@ import (
 //     needs no outcome. A refusal ends the proposal as failed, for ever. An error is logged, and run is called again within
 //     a minute, by this node or another one, as it is after a crash: so whatever run did before must do no harm when it is
 //     done again. Before the first call an entry says what is begun, after the last one what came of it.
+//   - overdue is called instead of run once runLimit is over, and says what came of it. It may be missing: then it has failed.
 //
 // What takes longer than some minutes should be a job of its own, with a lease and a row for its progress, that run only
 // begins: the next proposal waits until run returns.
@@ -36,6 +37,8 @@ type executor struct {
 	check func(ctx context.Context, p approval.Proposal) (*Error, error)
 	look  func(ctx context.Context, p approval.Proposal) (*Error, error)
 	run   func(ctx context.Context, x *execution) (decision, *Error, error)
+
+	overdue func(ctx context.Context, x *execution) (decision, *Error, error)
 }
 
 // executors are all actions under dual control, by name. A restore has no service to run on: `ramzban restore` looks at its
@@ -182,10 +185,17 @@ func (s *Service) advance(ctx context.Context, x *execution) (ended bool, err er
 	if err != nil {
 		return false, err
 	}
-	if refusal = s.wasApproved(p, o, now); refusal != nil {
+	if refusal = s.wasApproved(p, o); refusal != nil {
 		return true, s.conclude(ctx, x, p, decision{}, refusal)
 	}
-	d, refusal, err := s.actions[p.document.Action].run(ctx, x)
+	e := s.actions[p.document.Action]
+	run := e.run
+	if now.After(p.document.ExpiresAt.Add(runLimit)) {
+		if run = e.overdue; run == nil {
+			return true, s.conclude(ctx, x, p, decision{}, overdue())
+		}
+	}
+	d, refusal, err := run(ctx, x)
 	if err != nil {
 		return false, err
 	}
@@ -229,14 +239,15 @@ func (s *Service) begin(ctx context.Context, x *execution, p storedProposal, now
 // runLimit is how long after its document has expired what was begun is still gone on with.
 const runLimit = 24 * time.Hour
 
-// wasApproved looks again at what was begun: a row alone starts nothing, nor does one of long ago that was put back, nor one
-// whose officers were removed since.
-func (s *Service) wasApproved(p storedProposal, o officers, now time.Time) *Error {
+// overdue refuses to go on: a row of long ago that was put back starts nothing.
+func overdue() *Error {
+	return &Error{Code: CodeProposalClosed, Detail: "it was begun and not ended, and has expired more than a day ago: propose it anew"}
+}
+
+// wasApproved looks again at what was begun: a row alone starts nothing, nor does one whose officers were removed since.
+func (s *Service) wasApproved(p storedProposal, o officers) *Error {
 	if p.Approval == nil || s.actions[p.document.Action].run == nil {
 		return &Error{Code: CodeDocumentInvalid, Detail: "there is no approval of an action that this version knows"}
-	}
-	if now.After(p.document.ExpiresAt.Add(runLimit)) {
-		return &Error{Code: CodeProposalClosed, Detail: "it was begun and not ended, and has expired more than a day ago: propose it anew"}
 	}
 	rules := s.rules(o, time.UnixMilli(p.ApprovedAt))
 	v := s.verifier()

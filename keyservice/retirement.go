@@ -2,6 +2,7 @@ package keyservice
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -185,6 +186,27 @@ func (s *Service) destroy(ctx context.Context, x *execution) (decision, *Error, 
 		return decision{}, nil, err
 	}
 	return decision{ring: ring, entry: audit.Entry{Detail: fmt.Sprintf("%s is destroyed in the HSM of %s%s", v.ref(), s.Node, backups)}}, nil, nil
+}
+
+// endDestruction ends what the HSM has not carried out in time. What the key ring says is destroyed is: nothing uses it any
+// more, it cannot be proposed anew, and its erasure is tried again without the proposal.
+func (s *Service) endDestruction(ctx context.Context, x *execution) (decision, *Error, error) {
+	v, refusal := versionIn(x.Proposal)
+	if refusal != nil {
+		return decision{}, refusal, nil
+	}
+	ring, err := s.ringNow(ctx)
+	if err != nil {
+		return decision{}, nil, err
+	}
+	if known := ring.find(v.ref()); known == nil || known.Status != KeyDestroyed {
+		return decision{}, overdue(), nil
+	}
+	detail := fmt.Sprintf("%s is destroyed in the HSM of %s", v.ref(), s.Node)
+	if _, err = s.erase(ctx, v.ref()); errors.Is(err, errNotErased) {
+		detail, err = fmt.Sprintf("%s is destroyed, and its erasure pending: the HSM of %s still has it, and is asked again", v.ref(), s.Node), nil
+	}
+	return decision{ring: ring, entry: audit.Entry{Detail: detail}}, nil, err
 }
 
 // backupsUnder says which backups may need a retired version, for the log: no count finds them, since they are not in the

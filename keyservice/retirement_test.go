@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/authz/approval"
 	"ramzban/keyservice/seed"
 	"ramzban/keyservice/store"
 )
@@ -276,6 +277,29 @@ func TestAKeyThatTheHSMDoesNotDestroy(t *testing.T) {
 	_, err = w.masterKey(ctx, ref)
 	require.ErrorIs(t, err, seed.ErrKeyNotFound)
 	require.Empty(t, w.viewed(ref).NotErased)
+}
+
+// A destruction that the HSM still refuses when its proposal's time is over has not failed: the key ring says destroyed.
+func TestADestructionWhoseErasureIsPending(t *testing.T) {
+	w, ctx := newWorld(t), context.Background()
+	w.rotatedTo(deriveLabel, 2)
+	w.retires(deriveLabel, 1)
+	p := w.approve(bob, w.propose(alice, ActionDestroy, KeyVersion{Label: deriveLabel, Version: 1}))
+	w.hsm.destroying = func(seed.KeyRef) error { return errors.New("CKR_FUNCTION_NOT_SUPPORTED") }
+	_, err := w.CarryOut(ctx)
+	require.NoError(t, err)
+	require.Equal(t, ProposalRunning, w.proposalOf(alice, p.ID).State)
+	w.clock.add(approval.DefaultLife + runLimit + time.Second)
+	ended, err := w.CarryOut(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 1, ended)
+	p = w.proposalOf(alice, p.ID)
+	require.Equal(t, ProposalDone, p.State, p.Result)
+	require.Contains(t, p.Result, "ramzban/derive/1 is destroyed, and its erasure pending")
+	w.hsm.destroying = func(seed.KeyRef) error { return seed.ErrKeyNotFound } // it is erased
+	w.clock.add(eraseLate)
+	require.NoError(t, w.Renew(ctx))
+	require.Empty(t, w.viewed(key(deriveLabel, 1)).NotErased)
 }
 
 // A node that is killed between the ring's word and the HSM's destroys the key at its next start.

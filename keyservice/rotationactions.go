@@ -35,7 +35,7 @@ func (s *Service) keyExecutors() map[string]executor {
 	return map[string]executor{
 		ActionRotate:  {check: s.checkRotation, run: s.rotate},
 		ActionRetire:  {check: s.checkRetirement, look: s.lookForDependents, run: s.retire},
-		ActionDestroy: {check: s.checkDestruction, look: s.lookForDependents, run: s.destroy},
+		ActionDestroy: {check: s.checkDestruction, look: s.lookForDependents, run: s.destroy, overdue: s.endDestruction},
 	}
 }
 
