@@ -3,9 +3,7 @@ package keyservice
 import (
 	"context"
 	"errors"
-	"math"
 	"strings"
-	"time"
 
 	"ramzban/keyservice/store"
 )
@@ -63,23 +61,3 @@ func (s *Service) beginningOf(ctx context.Context, node string) (beginning, stor
 	b, err := s.openBeginning(items[0])
 	return b, require, err
 }
-
-// clockSkew is how far the clocks of two nodes may be apart when their entries' times are compared.
-const clockSkew = time.Minute
-
-// horizon is up to when entries may have been removed from any log, Unix milliseconds; what happened later is logged.
-type horizon int64
-
-// nothingRemoved is the horizon of logs that are whole.
-const nothingRemoved horizon = math.MinInt64
-
-func horizonOf(all map[string]beginning) horizon {
-	h := nothingRemoved
-	for _, b := range all {
-		h = max(h, horizon(b.Until+clockSkew.Milliseconds()))
-	}
-	return h
-}
-
-// hides tells whether a write after this moment may be among what was removed.
-func (h horizon) hides(since int64) bool { return horizon(since) <= h }

@@ -70,19 +70,14 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 	if err != nil {
 		return nil, err
 	}
-	begin, err := s.beginnings(ctx, snap)
-	if err != nil {
-		return nil, err
-	}
-	removed := horizonOf(begin)
-	tokens, found, err := s.keptTokens(ctx, snap)
+	tokens, control, found, err := s.readKept(ctx, snap)
 	if err != nil {
 		return nil, err
 	}
 	for range stray {
 		found = append(found, Discrepancy{What: entryChanged})
 	}
-	budgets, control := map[store.Key]*audit.Sequences{}, controlled{}
+	budgets := map[store.Key]*audit.Sequences{}
 	err = s.merged(ctx, snap, logs, func(e LoggedEntry) {
 		found = append(found, remember(tokens, e)...)
 		found = append(found, control.remember(e)...)
@@ -101,7 +96,7 @@ func (s *Service) compare(ctx context.Context, snap store.Snapshot, end uint64) 
 	if err != nil {
 		return nil, err
 	}
-	agreed, err := s.compareControlled(ctx, snap, control, removed)
+	agreed, err := s.compareControlled(ctx, snap, control)
 	return slices.Concat(found, unknown, agreed), err
 }
 

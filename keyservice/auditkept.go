@@ -11,10 +11,10 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// Entries that are removed leave behind what they said last of each token: so an older row of a token that was not used
-// since is found as if they were still there.
+// Entries that are removed leave behind what they said last of each token, and of each row of dual control: so an older row
+// of what was not written since is found as if they were still there.
 
-const keptRows store.Key = "e/" // begins the keys of all of them; the token's serial follows
+const keptRows store.Key = "e/" // begins the keys of all of them; the token's serial follows, or the key of a row of dual control, which has a slash
 
 func keptKey(serial string) store.Key { return keptRows + store.Key(serial) }
 
@@ -67,9 +67,9 @@ func (s *Service) keep(ctx context.Context, said map[string]audit.Kept, c *store
 	return nil
 }
 
-// keptTokens is what all removed entries said, and the rows of which nobody can say what it was.
-func (s *Service) keptTokens(ctx context.Context, snap store.Snapshot) (audit.Tokens, []Discrepancy, error) {
-	tokens, found := audit.Tokens{}, []Discrepancy{}
+// readKept is what all removed entries said, and the rows of which nobody can say what it was.
+func (s *Service) readKept(ctx context.Context, snap store.Snapshot) (audit.Tokens, controlled, []Discrepancy, error) {
+	tokens, control, found := audit.Tokens{}, controlled{}, []Discrepancy{}
 	err := snap.Scan(ctx, keptRows, keptRows, func(it store.Item) error {
 		serial := strings.TrimPrefix(string(it.Key), string(keptRows))
 		k, err := s.openKept(it)
@@ -81,11 +81,18 @@ func (s *Service) keptTokens(ctx context.Context, snap store.Snapshot) (audit.To
 			found = append(found, Discrepancy{Serial: serial, What: keptRow, Logged: 1})
 			return nil
 		}
-		tokens.Keep(serial, k)
-		return err
+		switch {
+		case err != nil:
+			return err
+		case strings.Contains(serial, "/"):
+			control.keep(store.Key(serial), k)
+		default:
+			tokens.Keep(serial, k)
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, nil, storeError(err)
+		return nil, nil, nil, storeError(err)
 	}
-	return tokens, found, nil
+	return tokens, control, found, nil
 }

@@ -167,7 +167,7 @@ func (s *Service) pruneChunk(ctx context.Context, q AuditPrune) (d decision, don
 
 const auditEntry = "audit entry" // as errors name it
 
-// leaving finds the rows that go, and what they say of tokens, and moves the beginning behind them. An entry that was changed or removed in the database
+// leaving finds the rows that go, and what they say of tokens and of dual control, and moves the beginning behind them. An entry that was changed or removed in the database
 // is left where it is, and so are all after it: what happened there must be found out first.
 func (s *Service) leaving(ctx context.Context, node string, b *beginning, until uint64) (keys []store.Key, said map[string]audit.Kept, err error) {
 	snap, err := s.Store.Snapshot(ctx)
@@ -192,6 +192,9 @@ func (s *Service) leaving(ctx context.Context, node string, b *beginning, until 
 		b.First, b.Until = p.Index+1, max(b.Until, e.Time)
 		for serial, k := range audit.Said(e) {
 			said[serial] = said[serial].And(k)
+		}
+		for key, k := range saidOfControl(e) {
+			said[string(key)] = said[string(key)].And(k)
 		}
 		return nil
 	})

@@ -134,7 +134,7 @@ func TestAFeedIsNoBeginningOfALog(t *testing.T) {
 	defer snap.Close()
 	begin, err := w.beginnings(context.Background(), snap)
 	require.NoError(t, err)
-	require.Equal(t, nothingRemoved, horizonOf(begin))
+	require.Empty(t, begin)
 }
 
 // What is not in the archive, not old enough, or not what the node wrote, is not removed.
@@ -290,6 +290,29 @@ func TestAPrunedLogKnowsQuietTokens(t *testing.T) {
 	require.Contains(t, w.differences(), keptRow)
 	w.attack(nil, said.Key)
 	require.Contains(t, w.differences(), audit.NotLogged)
+}
+
+// So are the rows of dual control: who the officers are, the key ring, and proposals, of which every entry was removed.
+func TestAPrunedLogKnowsWhatOfficersAgreedOn(t *testing.T) {
+	w := newWorld(t)
+	officers := w.row(officersKey)
+	p := w.approve(bob, w.propose(alice, ActionOfficers, w.newOfficers("alice", "bob")))
+	approved := w.row(proposalKey(p.ID))
+	_, err := w.CarryOut(context.Background())
+	require.NoError(t, err)
+	w.setStatus(key(deriveLabel, 1), KeyActive) // the same statuses, another revision
+	before, latest := w.head.Load(), []store.Put{w.row(officersKey), w.row(proposalKey(p.ID))}
+	w.days()
+	w.decideSome(3)
+	_, q := w.archived(before)
+	w.prune(q)
+	w.requireNothingFound()
+	w.attack([]store.Put{officers, approved})
+	require.ElementsMatch(t, []Discrepancy{
+		{What: officersRow, Logged: 2, Stored: 1}, {What: proposalRow, Proposal: p.ID, Logged: 4, Stored: 2},
+	}, w.compared())
+	w.attack(latest, keptKey(string(officersKey)), keptKey(string(ringKey)))
+	require.ElementsMatch(t, []Discrepancy{{What: audit.NotLogged, Stored: 2}, {What: audit.NotLogged, Stored: 2}}, w.compared())
 }
 
 // Two nodes write to one token in turns. When the log of one is pruned, what is left of the other's does not contradict it,

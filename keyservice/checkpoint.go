@@ -374,10 +374,14 @@ func (c *Checkpointer) sign(ctx context.Context, before signed, b *audit.Builder
 		return err
 	}
 	ring := c.s.ring.Load()
+	officers, err := c.s.officersRevision(ctx)
+	if err != nil {
+		return err
+	}
 	next := signed{Checkpoint: audit.Checkpoint{
 		Origin: c.s.origin(c.s.Node), Tree: tlog.Tree{N: int64(head.Size), Hash: tlog.Hash(head.Root)},
 		Time: c.s.Clock().UTC().Truncate(time.Millisecond),
-		Ring: ring.Revision, Witness: max(before.Witness, c.witnessed.Load()),
+		Ring: ring.Revision, Officers: max(before.Officers, officers), Witness: max(before.Witness, c.witnessed.Load()),
 	}}
 	note, err := next.Sign(ctx, c.s.signAudit)
 	if err != nil {

@@ -16,41 +16,78 @@ type controlled map[store.Key]*controlWrites
 // controlWrites are the writes of one such row that the logs tell of.
 type controlWrites struct {
 	audit.Sequences
-	dropped uint64 // the number of the write that dropped the row; 0: it was not dropped
+	kept    audit.Kept // what entries said that were removed; the zero value if none was
+	dropped uint64     // the number of the write that dropped the row; 0: it was not dropped
+}
+
+// saidOfControl is what an entry says of these rows: the number of each one's write, as a state's.
+func saidOfControl(e audit.Entry) map[store.Key]audit.Kept {
+	said := map[store.Key]audit.Kept{}
+	note := func(key store.Key, number uint64, gone bool) {
+		if number > 0 { // else the row was not written
+			said[key] = audit.Kept{State: number, Until: e.Time, Gone: gone}
+		}
+	}
+	switch {
+	case e.Action == string(beginOfficers), e.Action == ActionOfficers && e.Outcome == audit.Done:
+		note(officersKey, e.Revision, false)
+	case e.Serial == "": // no token's revision: the key ring's
+		note(ringKey, e.Revision, false)
+	}
+	if e.Proposal != "" {
+		note(proposalKey(e.Proposal), e.State, e.Action == string(dropProposal))
+	}
+	return said
+}
+
+// keep begins with what removed entries said of a row.
+func (c controlled) keep(key store.Key, k audit.Kept) {
+	w := &controlWrites{Sequences: audit.Sequences{{First: 1, Last: k.State, Begun: k.Until, Time: k.Until}}, kept: k}
+	if k.Gone {
+		w.dropped = k.State
+	}
+	c[key] = w
 }
 
 // remember takes note of what an entry says about these rows, and returns what is wrong with that.
 func (c controlled) remember(e LoggedEntry) (found []Discrepancy) {
-	switch {
-	case e.Action == string(beginOfficers), e.Action == ActionOfficers && e.Outcome == audit.Done:
-		found = c.note(officersKey, e.Revision, e)
-	case e.Serial == "": // no token's revision: the key ring's
-		found = c.note(ringKey, e.Revision, e)
+	if !e.Genuine() {
+		return nil
 	}
-	if e.Proposal != "" {
-		found = append(found, c.note(proposalKey(e.Proposal), e.State, e)...)
-		if e.Action == string(dropProposal) && c[proposalKey(e.Proposal)] != nil {
-			c[proposalKey(e.Proposal)].dropped = e.State
+	for key, k := range saidOfControl(e.Entry) {
+		if wrong := c.note(key, k); wrong != "" {
+			found = append(found, Discrepancy{Proposal: e.Proposal, What: wrong, Node: e.Node, Logged: e.Index})
 		}
 	}
 	return found
 }
 
-func (c controlled) note(key store.Key, number uint64, e LoggedEntry) []Discrepancy {
-	if number == 0 || !e.Genuine() {
-		return nil // the row was not written
+func (c controlled) note(key store.Key, k audit.Kept) (wrong string) {
+	w := c[key]
+	if w == nil {
+		w = &controlWrites{}
+		c[key] = w
 	}
-	if c[key] == nil {
-		c[key] = &controlWrites{}
+	if k.Gone {
+		w.dropped = k.State
 	}
-	if wrong := c[key].Add(audit.OneWrite(number, 0, e.Time)); wrong != "" {
-		return []Discrepancy{{Proposal: e.Proposal, What: wrong, Node: e.Node, Logged: e.Index}}
+	if k.State > w.kept.State {
+		return w.Add(audit.OneWrite(k.State, 0, k.Until))
 	}
-	return nil
+	if w.kept.Hides(k.Until) {
+		return "" // of several logs one may be left
+	}
+	return audit.LoggedTwice
 }
 
-// compareControlled holds the rows against what the logs say of them. A row that fails its own check counts as missing.
-func (s *Service) compareControlled(ctx context.Context, snap store.Snapshot, logged controlled, removed horizon) (found []Discrepancy, err error) {
+// compareControlled holds the rows against what the logs say of them, and what was kept of removed entries. A row that fails
+// its own check counts as missing.
+func (s *Service) compareControlled(ctx context.Context, snap store.Snapshot, logged controlled) (found []Discrepancy, err error) {
+	for _, key := range []store.Key{officersKey, ringKey} {
+		if logged[key] == nil {
+			logged[key] = &controlWrites{} // there must be no such row
+		}
+	}
 	for key, writes := range logged {
 		d := Discrepancy{What: officersRow, Logged: writes.End().Last}
 		if d.Logged == writes.dropped {
@@ -73,8 +110,6 @@ func (s *Service) compareControlled(ctx context.Context, snap store.Snapshot, lo
 		switch {
 		case err != nil:
 			return nil, err
-		case d.Stored > d.Logged && removed.hides(writes.End().Time):
-			continue
 		case d.Stored > d.Logged:
 			d.What = audit.NotLogged
 		case d.Stored == d.Logged:

@@ -281,6 +281,9 @@ func (s *Service) conclude(ctx context.Context, x *execution, p storedProposal, 
 	if err == nil {
 		p.Sequence = sequence
 		s.newest.wrote(p)
+		if p.document.Action == ActionOfficers {
+			s.sawOfficers(d.entry.Revision)
+		}
 	}
 	return err
 }

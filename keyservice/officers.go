@@ -45,8 +45,11 @@ type officers struct {
 	Names    []string `cbor:"2,keyasint"` // sorted
 }
 
-// loadOfficers reads the row, and what a decision about it depends on. Without a row nobody is an officer.
+// loadOfficers reads the row, and what a decision about it depends on. Without a row nobody is an officer. One that is older
+// than this process has seen, or a checkpoint told of when it began, was put back: its MAC is right, but it names officers
+// who were removed.
 func (s *Service) loadOfficers(ctx context.Context) (officers, store.Require, error) {
+	seen := s.officers.Load() // before the row is read, so that what is written meanwhile does not make it look old
 	items, err := s.Store.Get(ctx, officersKey)
 	if err != nil {
 		return officers{}, store.Require{}, storeError(err)
@@ -62,7 +65,32 @@ func (s *Service) loadOfficers(ctx context.Context) (officers, store.Require, er
 	if err == nil && o.Schema != schema {
 		err = &tampered{what: officersRow, err: errors.New("not a row of this version")}
 	}
+	if err == nil && o.Revision < seen {
+		err = &tampered{what: officersRow, err: fmt.Errorf("an older row was put back: it is of revision %d, and revision %d was in use", o.Revision, seen)}
+	}
+	if err == nil {
+		s.sawOfficers(o.Revision)
+	}
 	return o, require, err
+}
+
+// sawOfficers remembers the highest revision.
+func (s *Service) sawOfficers(revision uint64) {
+	for {
+		seen := s.officers.Load()
+		if revision <= seen || s.officers.CompareAndSwap(seen, revision) {
+			return
+		}
+	}
+}
+
+// officersRevision is the revision of the row as it is stored; 0 if it fails its check, which whoever uses it alarms.
+func (s *Service) officersRevision(ctx context.Context) (uint64, error) {
+	o, _, err := s.loadOfficers(ctx)
+	if isTampered(err) {
+		return 0, nil
+	}
+	return o.Revision, err
 }
 
 // beginOfficers names the first officers of a database that has none. A row that was there and is gone is alarmed and not

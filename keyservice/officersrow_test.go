@@ -49,6 +49,41 @@ func TestARemovedOfficerLosesEverythingAtOnce(t *testing.T) {
 	})
 }
 
+// An older row of officers carries a right MAC. Put back, nobody is an officer: at a node that has seen the newer one, and at one
+// that begins when a checkpoint tells of it.
+func TestAnOlderRowOfOfficersIsNotTakenBack(t *testing.T) {
+	eachEngine(t, func(t *testing.T, nodes []*world) {
+		w, other, ctx := nodes[0], nodes[len(nodes)-1], context.Background()
+		older := w.row(officersKey)
+		require.Equal(t, ProposalDone, w.agreed(ActionOfficers, w.newOfficers("alice", "bob")).State)
+		newer := w.row(officersKey)
+		other.decideSome(1)
+		require.NoError(t, NewCheckpointer(other.Service).Advance(ctx))
+		note := other.row(audit.CheckpointKey(other.node)).Value
+		require.Contains(t, string(note), "\nofficers 2\n")
+		for range 2 {
+			w.attack([]store.Put{older})
+			for _, officer := range []authz.Caller{alice, carol} {
+				_, err := w.Keys(ctx, officer)
+				require.Equal(t, CodeTampered, CodeOf(err), "%v", err)
+			}
+			w.attack([]store.Put{newer})
+			_, err := w.Keys(ctx, alice)
+			require.NoError(t, err)
+			_, err = w.Keys(ctx, carol)
+			require.Equal(t, CodeNotOfficer, CodeOf(err))
+			w.restart()
+		}
+		require.NoError(t, w.CheckAnchor(ctx, note))
+		w.attack([]store.Put{older}, audit.CheckpointKey(other.node)) // a witness knows what no row tells of any more
+		w.Service.officers.Store(0)
+		_, err := w.Keys(ctx, carol)
+		require.NoError(t, err)
+		w.attack([]store.Put{{Key: audit.CheckpointKey(other.node), Value: note}})
+		require.ErrorIs(t, w.CheckAnchor(ctx, note), ErrRollback)
+	})
+}
+
 // Who is removed while the decision is under way is refused by the commit.
 func TestRemovedWhileDeciding(t *testing.T) {
 	w, ctx := newWorld(t), context.Background()

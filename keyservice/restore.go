@@ -130,7 +130,7 @@ func (o Restore) Run(ctx context.Context) (Restored, error) {
 
 // look finds out whether all this can and may be restored. It writes nothing.
 func (r *restoring) look(ctx context.Context) error {
-	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.keysThere, r.findLogs, r.readLogs, r.officersNow, r.keepAbsent, r.noneMissing}
+	steps := []func(context.Context) error{r.openFile, r.openKeys, r.openLast, r.approved, r.keysThere, r.findLogs, r.readLogs, r.officersNow, r.numberOfficers, r.keepAbsent, r.noneMissing}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return r.namely(err)

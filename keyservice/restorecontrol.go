@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"ramzban/keyservice/audit"
 	"ramzban/keyservice/authz"
@@ -95,6 +96,23 @@ func (r *restoring) carriedOut(ctx context.Context, id string) (approval.Proposa
 		return approval.Proposal{}, err
 	}
 	return approval.ParseProposal(p.Signed.Document)
+}
+
+// numberOfficers gives the row of officers a revision that no checkpoint tells a newer one of: a change of which the entry is
+// lost is none.
+func (r *restoring) numberOfficers(context.Context) error {
+	var last uint64
+	for _, l := range r.logs {
+		last = max(last, l.newest.Officers, l.stored.Officers)
+	}
+	if last <= r.officers.Revision {
+		return nil
+	}
+	r.officers.Revision = last + 1
+	r.ended = append(r.ended, audit.Entry{
+		Action: string(beginOfficers), Outcome: audit.Done, Revision: r.officers.Revision, Detail: strings.Join(r.officers.Names, ", "),
+	})
+	return nil
 }
 
 // proposalRow writes a proposal of the backup. One that had not come to its end then will not be carried out.

@@ -59,7 +59,7 @@ func (r *restoring) treeRows(ctx context.Context) (map[store.Key]store.Put, erro
 			if err != nil {
 				return nil, err
 			}
-			c := audit.Checkpoint{Origin: r.service.origin(l.node), Tree: tree, Time: r.now.UTC().Truncate(time.Millisecond), Ring: r.ring.Revision, Witness: l.stored.Witness}
+			c := audit.Checkpoint{Origin: r.service.origin(l.node), Tree: tree, Time: r.now.UTC().Truncate(time.Millisecond), Ring: r.ring.Revision, Officers: r.officers.Revision, Witness: l.stored.Witness}
 			if signed, err = c.Sign(ctx, r.service.signAudit); err != nil {
 				return nil, err
 			}

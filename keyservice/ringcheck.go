@@ -39,7 +39,7 @@ func (s *Service) sameKeys(ctx context.Context, r *ring) error {
 }
 
 // newestRing refuses, when a process begins, a ring that is older than one under which a node signed its log: someone put the
-// row back while no process looked. Who signed the checkpoints is looked at before anything is signed after them; here, one
+// row back while no process looked. It remembers what they tell of the officers' row, too. Who signed the checkpoints is looked at before anything is signed after them; here, one
 // that tells of a newer ring is reason enough. A change of less than a second before a kill stands in no checkpoint yet:
 // CompareAudit finds that one put back.
 func (s *Service) newestRing(ctx context.Context, now *ring) error {
@@ -52,6 +52,7 @@ func (s *Service) newestRing(ctx context.Context, now *ring) error {
 	err = snap.Scan(ctx, audit.CheckpointPrefix, audit.CheckpointPrefix, func(it store.Item) error {
 		if c, err := audit.PeekCheckpoint(it.Value); err == nil && c.Origin == audit.Origin(now.Installation, string(it.Key[len(audit.CheckpointPrefix):])) {
 			seen.Revision = max(seen.Revision, c.Ring)
+			s.sawOfficers(c.Officers)
 		}
 		return nil
 	})

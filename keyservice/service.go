@@ -71,6 +71,7 @@ type Service struct {
 	actions   map[string]executor // under dual control, by name
 	approved  chan struct{}       // see Approved
 	newest    seenRows            // of proposals, as far as this node knows
+	officers  atomic.Uint64       // the highest revision of their row that this process knows of
 	alarmed   sync.Map            // rows whose tampering was alarmed, by store.Require
 	head      atomic.Uint64       // what is committed from now on has this index in this node's log or a higher one
 }

@@ -236,21 +236,32 @@ func (s *Service) CheckAnchor(ctx context.Context, note []byte) error {
 	if err := s.requireRoot(ctx, node, stored.Tree, anchor.Tree); err != nil {
 		return err
 	}
-	return s.requireRing(ctx, anchor)
+	return s.requireControl(ctx, anchor)
 }
 
-// requireRing holds the key ring against a checkpoint that was kept elsewhere. The ring of a restored database is not that
-// of an earlier checkpoint.
-func (s *Service) requireRing(ctx context.Context, anchor audit.Checkpoint) error {
-	now := s.ring.Load().Revision
-	if now >= anchor.Ring {
+// requireControl holds the key ring and the row of officers against a checkpoint that was kept elsewhere. Those of a restored
+// database are not those of an earlier checkpoint. A row of officers that fails its check makes nobody an officer, and is
+// alarmed wherever it is used.
+func (s *Service) requireControl(ctx context.Context, anchor audit.Checkpoint) error {
+	what, now, was := "key ring is", s.ring.Load().Revision, anchor.Ring
+	if now >= was {
+		o, _, err := s.loadOfficers(ctx)
+		if isTampered(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		what, now, was = "officers are", o.Revision, anchor.Officers
+	}
+	if now >= was {
 		return nil
 	}
 	r, err := s.loadRestored(ctx)
 	if err != nil || anchor.Time.UnixMilli() <= r.At {
 		return err
 	}
-	return fmt.Errorf("%w: its key ring is of revision %d, and revision %d was in use on %s", ErrRollback, now, anchor.Ring,
+	return fmt.Errorf("%w: its %s of revision %d, and revision %d was in use on %s", ErrRollback, what, now, was,
 		anchor.Time.Format("2006-01-02 15:04:05 UTC"))
 }
 

@@ -19,13 +19,14 @@ var ErrCheckpoint = errors.New("not a checkpoint of an audit log")
 
 // Checkpoint says what a node's log was at a moment: its first Tree.N entries, and no others, are in the tree. Its text is
 // that of https://c2sp.org/tlog-checkpoint: the origin, the size, the root hash in base64, and extension lines of a word and
-// a value: time, when it was made (RFC 3339, UTC, milliseconds), and those of ring and witness that are not 0.
+// a value: time, when it was made (RFC 3339, UTC, milliseconds), and those of ring, officers and witness that are not 0.
 type Checkpoint struct {
-	Origin  string
-	Tree    tlog.Tree
-	Time    time.Time
-	Ring    uint64 // revision of the key ring that was in use; 0: it does not say
-	Witness int64  // size of the checkpoint that the node's witness had taken before; 0: none, or it does not say
+	Origin   string
+	Tree     tlog.Tree
+	Time     time.Time
+	Ring     uint64 // revision of the key ring that was in use; 0: it does not say
+	Officers uint64 // revision of the row of officers; 0: it does not say
+	Witness  int64  // size of the checkpoint that the node's witness had taken before; 0: none, or it does not say
 }
 
 // CheckpointPrefix begins the keys of the rows that hold the newest checkpoint of each node, a signed note; the node follows.
@@ -50,10 +51,11 @@ func SplitOrigin(origin string) (installation, node string, err error) {
 }
 
 const (
-	timeWord    = "time "
-	ringWord    = "ring "
-	witnessWord = "witness "
-	timeLayout  = "2006-01-02T15:04:05.000Z"
+	timeWord     = "time "
+	ringWord     = "ring "
+	officersWord = "officers "
+	witnessWord  = "witness "
+	timeLayout   = "2006-01-02T15:04:05.000Z"
 )
 
 // Text is what is signed.
@@ -61,6 +63,9 @@ func (c Checkpoint) Text() string {
 	text := fmt.Sprintf("%s\n%d\n%s\n%s%s\n", c.Origin, c.Tree.N, c.Tree.Hash, timeWord, c.Time.UTC().Format(timeLayout))
 	if c.Ring > 0 {
 		text += fmt.Sprintf("%s%d\n", ringWord, c.Ring)
+	}
+	if c.Officers > 0 {
+		text += fmt.Sprintf("%s%d\n", officersWord, c.Officers)
 	}
 	if c.Witness > 0 {
 		text += fmt.Sprintf("%s%d\n", witnessWord, c.Witness)
@@ -102,6 +107,9 @@ func (c *Checkpoint) readMore(lines []string) {
 	for _, line := range lines {
 		if n, found := strings.CutPrefix(line, ringWord); found {
 			c.Ring, _ = strconv.ParseUint(n, 10, 64)
+		}
+		if n, found := strings.CutPrefix(line, officersWord); found {
+			c.Officers, _ = strconv.ParseUint(n, 10, 64)
 		}
 		if n, found := strings.CutPrefix(line, witnessWord); found {
 			c.Witness, _ = strconv.ParseInt(n, 10, 64)

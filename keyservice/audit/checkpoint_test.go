@@ -34,8 +34,8 @@ func aCheckpoint() audit.Checkpoint {
 func TestACheckpointReadsBackAsSigned(t *testing.T) {
 	s, older, c := audittest.NewSigner(t), audittest.NewSigner(t), aCheckpoint()
 	require.Equal(t, "ramzban/5d0f6f3c/node-1\n1843\n"+c.Tree.Hash.String()+"\ntime 2026-11-22T10:00:00.007Z\n", c.Text())
-	c.Ring, c.Witness = 7, 1800
-	require.True(t, strings.HasSuffix(c.Text(), "Z\nring 7\nwitness 1800\n"))
+	c.Ring, c.Officers, c.Witness = 7, 2, 1800
+	require.True(t, strings.HasSuffix(c.Text(), "Z\nring 7\nofficers 2\nwitness 1800\n"))
 	signed, err := c.Sign(context.Background(), s.Sign)
 	require.NoError(t, err)
 	peeked, err := audit.PeekCheckpoint(signed)
@@ -112,6 +112,7 @@ func TestWhatIsNoCheckpoint(t *testing.T) {
 		"short root": strings.Replace(good, aCheckpoint().Tree.Hash.String(), "AAAA", 1), "another origin": strings.Replace(good, "ramzban/", "example/", 1),
 		"another time zone": strings.Replace(good, "Z", "+00:00", 1), "microseconds": strings.Replace(good, ".007Z", ".007000Z", 1),
 		"no ring": good + "ring 0\n", "a ring with a sign": good + "ring +1\n", "lines the other way round": good + "witness 1\nring 1\n",
+		"no officers": good + "officers 0\n", "officers before the ring": good + "officers 1\nring 1\n",
 		"a line twice": good + "ring 1\nring 1\n", "a negative size at the witness": good + "witness -1\n",
 		"carriage return": strings.ReplaceAll(good, "\n", "\r\n"), "bad node": strings.Replace(good, "node-1", "Node 1", 1),
 	} {

@@ -63,8 +63,9 @@ func (k Kept) And(other Kept) Kept {
 	return both
 }
 
-// hides tells whether an entry may have been among, or between, those that were removed: of several logs one may be left.
-func (k Kept) hides(e Entry) bool { return e.Time <= k.Until+clocksApart.Milliseconds() }
+// Hides tells whether an entry of this time may have been among, or between, those that were removed: of several logs one may
+// be left.
+func (k Kept) Hides(at int64) bool { return at <= k.Until+clocksApart.Milliseconds() }
 
 // Keep begins with what removed entries said of a token.
 func (t Tokens) Keep(serial string, k Kept) {

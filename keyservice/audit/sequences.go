@@ -107,11 +107,11 @@ type Writes struct {
 
 // Add takes note of one decision; it returns what contradicts an earlier one, "" if nothing does.
 func (w *Writes) Add(e Entry) (wrong string) {
-	if w.kept.Gone && w.kept.hides(e) {
+	if w.kept.Gone && w.kept.Hides(e.Time) {
 		return ""
 	}
 	note := func(s *Sequences, number, watermark, kept uint64) {
-		if number == 0 || number <= kept && w.kept.hides(e) {
+		if number == 0 || number <= kept && w.kept.Hides(e.Time) {
 			return // the row was not written, or what was said of it is known no more
 		}
 		found := LoggedTwice

@@ -112,7 +112,7 @@ def checkpoint(path, node, pub):
     text += "\n"
     lines = text.split("\n")
     more = "\n".join(lines[4:])
-    check(re.fullmatch(r"(ring [1-9]\d*\n)?(witness [1-9]\d*\n)?", more), "checkpoint's lines")
+    check(re.fullmatch(r"(ring [1-9]\d*\n)?(officers [1-9]\d*\n)?(witness [1-9]\d*\n)?", more), "checkpoint's lines")
     origin, size, tree, at = lines[:4]
     check(re.fullmatch(r"ramzban/[^/]+/" + re.escape(node), origin), "origin")
     check(str(int(size)) == size and re.fullmatch(r"time \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", at), "size or time")
