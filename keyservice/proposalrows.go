@@ -70,10 +70,12 @@ func (s *Service) alarmOnce(ctx context.Context, a authz.Action, it store.Item, 
 	if !isTampered(err) {
 		return err
 	}
-	if _, told := s.alarmed.LoadOrStore(store.Require{Key: it.Key, Version: it.Version}, true); told {
+	row := store.Require{Key: it.Key, Version: it.Version}
+	if _, told := s.alarmed.LoadOrStore(row, true); told {
 		return nil
 	}
 	if err := s.failed(ctx, itself, a, "", err); CodeOf(err) != CodeTampered && CodeOf(err) != CodeKeyDestroyed {
+		s.alarmed.Delete(row) // it does not stand in the log yet
 		return err
 	}
 	return nil

@@ -129,6 +129,30 @@ func TestDamagedRowsStopNothingElse(t *testing.T) {
 	})
 }
 
+// An alarm that does not get into the log is raised again.
+func TestAnAlarmThatWasNotWritten(t *testing.T) {
+	w, ctx := newWorld(t), context.Background()
+	row := w.row(proposalKey(w.propose(alice, ActionOfficers, w.newOfficers("alice", "bob")).ID))
+	row.Value[len(row.Value)-1] ^= 1
+	w.attack([]store.Put{row})
+	alarms := func() (n int) {
+		for _, e := range w.entries() {
+			n += count(e.Outcome == audit.Tampered && e.Reason == proposalRow)
+		}
+		return n
+	}
+	w.store.before = func(store.Change) error { return store.ErrFailed }
+	_, err := w.CarryOut(ctx)
+	require.Equal(t, CodeStorageUnavailable, CodeOf(err))
+	w.store.before = nil
+	require.Zero(t, alarms())
+	for range 2 {
+		_, err = w.CarryOut(ctx)
+		require.NoError(t, err)
+		require.Equal(t, 1, alarms())
+	}
+}
+
 // captured are the rows of a proposal of a change of officers, by state, as whoever can read the database saw them.
 func (w *world) captured(action string, parameters any) map[ProposalState]store.Put {
 	rows := map[ProposalState]store.Put{}
