@@ -21,8 +21,9 @@ const beginningRow = "beginning of a log" // as errors name it
 // beginning is where a log begins in the database. On disk it is CBOR with these integer keys under the state MAC.
 type beginning struct {
 	Schema uint8  `cbor:"0,keyasint"`
-	First  uint64 `cbor:"1,keyasint"` // the first entry that was not removed
-	Until  int64  `cbor:"2,keyasint"` // the latest time of those that were, Unix milliseconds
+	First  uint64 `cbor:"1,keyasint"`           // the first entry that was not removed
+	Until  int64  `cbor:"2,keyasint"`           // the latest time of those that were, Unix milliseconds
+	Kept   []byte `cbor:"3,keyasint,omitempty"` // what the prunings of this log add to the sum of all kept rows; see keptSum
 }
 
 // beginnings reads where the logs begin, by node. Those of which nothing was removed are not among them.

@@ -20,6 +20,8 @@ func keptKey(serial string) store.Key { return keptRows + store.Key(serial) }
 
 const keptRow = "what removed entries said" // as errors name it
 
+const keptBack = "what removed entries said was put back" // not the rows that the prunings wrote: one is older, or missing
+
 // kept is the row. On disk it is CBOR with these integer keys under the state MAC.
 type kept struct {
 	Schema uint8      `cbor:"0,keyasint"`
@@ -34,8 +36,8 @@ func (s *Service) openKept(it store.Item) (audit.Kept, error) {
 	return k.Said, err
 }
 
-// keep adds to a change what entries said that it removes.
-func (s *Service) keep(ctx context.Context, said map[string]audit.Kept, c *store.Change) error {
+// keep adds to a change what entries said that it removes, and to the beginning of their log what that adds to the sum.
+func (s *Service) keep(ctx context.Context, said map[string]audit.Kept, c *store.Change, b *beginning) error {
 	var keys []store.Key
 	serials := slices.Sorted(maps.Keys(said))
 	for _, serial := range serials {
@@ -55,12 +57,22 @@ func (s *Service) keep(ctx context.Context, said map[string]audit.Kept, c *store
 			if err != nil {
 				return err
 			}
+			was, err := sumOfKept(it.Key, before)
+			if err != nil {
+				return err
+			}
+			b.Kept = keptSum(b.Kept).minus(was)
 			k = before.And(k)
 		}
 		row, err := s.mac(it.Key, kept{schema, k})
 		if err != nil {
 			return err
 		}
+		is, err := sumOfKept(it.Key, k)
+		if err != nil {
+			return err
+		}
+		b.Kept = keptSum(b.Kept).plus(is)
 		c.Put = append(c.Put, row)
 	}
 	c.Require = append(c.Require, requireItems(items)...)
@@ -70,6 +82,7 @@ func (s *Service) keep(ctx context.Context, said map[string]audit.Kept, c *store
 // readKept is what all removed entries said, and the rows of which nobody can say what it was.
 func (s *Service) readKept(ctx context.Context, snap store.Snapshot) (audit.Tokens, controlled, []Discrepancy, error) {
 	tokens, control, found := audit.Tokens{}, controlled{}, []Discrepancy{}
+	var all keptSum
 	err := snap.Scan(ctx, keptRows, keptRows, func(it store.Item) error {
 		serial := strings.TrimPrefix(string(it.Key), string(keptRows))
 		k, err := s.openKept(it)
@@ -81,9 +94,15 @@ func (s *Service) readKept(ctx context.Context, snap store.Snapshot) (audit.Toke
 			found = append(found, Discrepancy{Serial: serial, What: keptRow, Logged: 1})
 			return nil
 		}
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
+		}
+		is, err := sumOfKept(it.Key, k)
+		if err != nil {
+			return err
+		}
+		all = all.plus(is)
+		switch {
 		case strings.Contains(serial, "/"):
 			control.keep(store.Key(serial), k)
 		default:
@@ -94,5 +113,6 @@ func (s *Service) readKept(ctx context.Context, snap store.Snapshot) (audit.Toke
 	if err != nil {
 		return nil, nil, nil, storeError(err)
 	}
-	return tokens, control, found, nil
+	back, err := s.compareKept(ctx, snap, all)
+	return tokens, control, append(found, back...), err
 }

@@ -152,12 +152,12 @@ func (s *Service) pruneChunk(ctx context.Context, q AuditPrune) (d decision, don
 	if err != nil {
 		return decision{}, false, err
 	}
-	row, err := s.mac(require.Key, b)
-	if err != nil {
+	change := store.Change{Require: []store.Require{require}, Delete: keys}
+	if err := s.keep(ctx, said, &change, &b); err != nil {
 		return decision{}, false, err
 	}
-	change := store.Change{Require: []store.Require{require}, Put: []store.Put{row}, Delete: keys}
-	err = s.keep(ctx, said, &change)
+	row, err := s.mac(require.Key, b)
+	change.Put = append(change.Put, row)
 	return decision{
 		ring:   ring,
 		change: change,

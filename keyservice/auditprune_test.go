@@ -312,7 +312,40 @@ func TestAPrunedLogKnowsWhatOfficersAgreedOn(t *testing.T) {
 		{What: officersRow, Logged: 2, Stored: 1}, {What: proposalRow, Proposal: p.ID, Logged: 4, Stored: 2},
 	}, w.compared())
 	w.attack(latest, keptKey(string(officersKey)), keptKey(string(ringKey)))
-	require.ElementsMatch(t, []Discrepancy{{What: audit.NotLogged, Stored: 2}, {What: audit.NotLogged, Stored: 2}}, w.compared())
+	require.ElementsMatch(t, []Discrepancy{{What: audit.NotLogged, Stored: 2}, {What: audit.NotLogged, Stored: 2}, {What: keptBack}}, w.compared())
+}
+
+// An older row of what removed entries said carries a right MAC, too. Put back together with the token's older state it is found,
+// before and after that is used; so is one that a later pruning goes on from.
+func TestAnOlderRowOfWhatRemovedEntriesSaidIsFound(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, w *world) {
+		p := w.enrol(card(1), "counter-6")
+		prune := func() {
+			before := w.head.Load()
+			w.days()
+			w.decideSome(3)
+			require.NoError(t, NewCheckpointer(w.Service).Advance(context.Background()))
+			root, err := tlog.TreeHash(int64(before), audit.Hashes(w.node, w.signedTree(), w.tiles(context.Background())))
+			require.NoError(t, err)
+			w.prune(AuditPrune{Node: w.node, Before: before, Root: root[:]})
+		}
+		prune()
+		w.requireNothingFound()
+		first, older, typed := w.row(keptKey(p.serial)), w.row(stateRowKey(p.serial)), p.password()
+		require.True(t, w.try(p, typed).Accepted)
+		prune()
+		w.requireNothingFound()
+		latest, state := w.row(keptKey(p.serial)), w.row(stateRowKey(p.serial))
+		w.attack([]store.Put{first, older})
+		require.Equal(t, []string{keptBack}, w.differences())
+		require.True(t, w.try(p, typed).Accepted, "the replay that is to be found")
+		require.Contains(t, w.differences(), keptBack)
+		w.attack([]store.Put{latest, state})
+		require.NotContains(t, w.differences(), keptBack)
+		w.attack([]store.Put{first})
+		prune()
+		require.Contains(t, w.differences(), keptBack)
+	})
 }
 
 // Two nodes write to one token in turns. When the log of one is pruned, what is left of the other's does not contradict it,
