@@ -48,6 +48,7 @@ type Publisher struct {
 	c       *Checkpointer
 	w       Witness
 	another bool // it takes the place of another one, and may hold nothing
+	unasked bool // Begin could not ask it: Publish does, before it hands anything over
 
 	held    atomic.Int64 // size of what the witness holds, as far as is known
 	alarmed string       // what is wrong with it, once that stands in the log
@@ -72,7 +73,8 @@ func (p *Publisher) Stats() PublisherStats {
 
 // Begin compares the database with what the witness holds of all nodes, as CheckAnchor does, and what it holds of this node
 // with what it had taken: ErrWitnessAway, ErrWitnessLost. With another declares that it takes another one's place, and may
-// hold less; ErrWitnessKnown unless it does. It is called once, before Publish.
+// hold less; ErrWitnessKnown unless it does. What none of this installation's keys signed says nothing of another node's log, and is
+// passed over. It is called once, before Publish, which does it again if the witness could not be asked.
 func (p *Publisher) Begin(ctx context.Context, another bool) error {
 	s := p.c.s
 	taken, err := s.witnessed(ctx)
@@ -82,26 +84,58 @@ func (p *Publisher) Begin(ctx context.Context, another bool) error {
 	notes, err := p.w.Held(ctx, s.installation())
 	if err != nil {
 		p.away.Store(true)
+		p.another, p.unasked = another, true
 		return fmt.Errorf("%w: %w", ErrWitnessAway, err)
 	}
-	var held int64
-	for _, note := range notes {
-		if err := s.CheckAnchor(ctx, note); err != nil {
-			return err
-		}
-		if c, err := audit.PeekCheckpoint(note); err == nil && c.Origin == s.origin(s.Node) {
-			held = c.Tree.N
-		}
-	}
+	held, err := s.compareHeld(ctx, notes)
 	switch {
+	case err != nil:
+		return err
 	case !another && held < taken:
 		return fellBehind(held, taken)
 	case another && taken > 0 && held >= taken:
 		return fmt.Errorf("%w: it holds the first %d entries of %s", ErrWitnessKnown, held, s.Node)
 	}
-	p.another = another
+	p.another, p.unasked = another, false
 	p.held.Store(held)
 	return nil
+}
+
+// compareHeld holds the database against what a witness holds, and returns the size of what that is of this node.
+func (s *Service) compareHeld(ctx context.Context, notes [][]byte) (held int64, err error) {
+	for _, note := range notes {
+		_, node, _ := audit.OriginOf(note) // CheckAnchor says what is wrong with it
+		err := s.CheckAnchor(ctx, note)
+		switch {
+		case errors.Is(err, audit.ErrSignature) && !errors.Is(err, audit.ErrTampered) && node != s.Node: // of a stranger whom the witness trusts, too
+			s.Log.WarnContext(ctx, "the witness holds a checkpoint that no audit key of this installation signed: look which keys it trusts for it", "of", node)
+			continue
+		case err != nil:
+			return 0, err
+		}
+		if c, err := audit.PeekCheckpoint(note); err == nil && c.Origin == s.origin(s.Node) {
+			held = c.Tree.N
+		}
+	}
+	return held, nil
+}
+
+// beginLate asks the witness what Begin could not. What it says that a start would have refused is ErrWitnessLost or
+// audit.ErrContradicted.
+func (p *Publisher) beginLate(ctx context.Context) error {
+	if !p.unasked {
+		return nil
+	}
+	err := p.Begin(ctx, p.another)
+	if errors.Is(err, ErrWitnessKnown) { // nothing was lost, so nothing need be declared
+		err = p.Begin(ctx, false)
+	}
+	for _, wrong := range []error{ErrRollback, audit.ErrTampered, audit.ErrSignature, audit.ErrCheckpoint} {
+		if errors.Is(err, wrong) {
+			return fmt.Errorf("%w: %w", audit.ErrContradicted, err)
+		}
+	}
+	return err
 }
 
 func fellBehind(held, taken int64) error {
@@ -127,7 +161,10 @@ func (p *Publisher) Publish(ctx context.Context) error {
 	if newest == nil || newest.Tree.N == p.held.Load() {
 		return nil
 	}
-	err := p.hand(ctx, newest)
+	err := p.beginLate(ctx)
+	if err == nil {
+		err = p.hand(ctx, newest)
+	}
 	contradicted := errors.Is(err, audit.ErrContradicted)
 	wrong := contradicted || errors.Is(err, ErrWitnessLost)
 	p.away.Store(err != nil && !wrong)

@@ -10,8 +10,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/audit/audittest"
 	"ramzban/keyservice/witness"
 )
 
@@ -138,6 +140,57 @@ func TestAWitnessThatLostWhatItHadTaken(t *testing.T) {
 			require.False(t, p.Stats().Refused)
 		})
 	}
+}
+
+// put makes a note what a witness's directory holds of a node, whoever signed it.
+func (w *world) put(dir, node string, tree tlog.Tree, sign audit.SignFunc) {
+	note, err := audit.Checkpoint{Origin: w.origin(node), Tree: tree, Time: w.now()}.Sign(context.Background(), sign)
+	require.NoError(w.t, err)
+	at := filepath.Join(dir, w.installation(), node)
+	require.NoError(w.t, os.MkdirAll(at, 0o700))
+	require.NoError(w.t, os.WriteFile(filepath.Join(at, "checkpoint"), note, 0o600))
+}
+
+// What a stranger signed under another node's name keeps no node from starting. Under the node's own it does, for then
+// nobody knows what the witness had of it.
+func TestAStrangersCheckpointIsPassedOver(t *testing.T) {
+	w, ctx, dir, stranger := newWorld(t), context.Background(), t.TempDir(), audittest.NewSigner(t)
+	p := NewPublisher(NewCheckpointer(w.Service), w.witnesses(dir)["directory"])
+	w.decideSome(3)
+	require.NoError(t, p.c.Advance(ctx))
+	w.put(dir, "evil", w.checkpoint().Tree, stranger.Sign)
+	require.NoError(t, p.Begin(ctx, false))
+	require.NoError(t, p.Publish(ctx))
+	require.NoError(t, p.Begin(ctx, false))
+	require.Equal(t, w.checkpoint().Tree.N, p.Stats().Size)
+	w.put(dir, w.node, w.checkpoint().Tree, stranger.Sign)
+	require.ErrorIs(t, p.Begin(ctx, false), audit.ErrSignature)
+}
+
+// A witness that could not be asked at the start is asked of all nodes when it is back, before it is handed anything.
+func TestAWitnessThatIsBackIsAskedOfAllNodes(t *testing.T) {
+	w, ctx, dir := newWorld(t), context.Background(), t.TempDir()
+	to := &sometimes{Witness: w.witnesses(dir)["directory"], away: errors.New("no answer")}
+	p := NewPublisher(NewCheckpointer(w.Service), to)
+	w.decideSome(3)
+	require.NoError(t, p.c.Advance(ctx))
+	require.ErrorIs(t, p.Begin(ctx, false), ErrWitnessAway)
+	require.ErrorIs(t, p.Publish(ctx), ErrWitnessAway)
+	w.put(dir, "node-9", w.checkpoint().Tree, w.signAudit) // which this database has never seen
+	to.away = nil
+	for range 2 {
+		require.ErrorIs(t, p.Publish(ctx), ErrRollback)
+		require.Equal(t, PublisherStats{Refused: true}, p.Stats())
+	}
+	require.NoDirExists(t, filepath.Join(dir, w.installation(), w.node))
+	alarms := 0
+	for _, e := range w.entries() {
+		alarms += count(e.Outcome == audit.Tampered && e.Reason == checkpointContradicted)
+	}
+	require.Equal(t, 1, alarms)
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, w.installation(), "node-9")))
+	require.NoError(t, p.Publish(ctx))
+	require.Equal(t, PublisherStats{Size: w.checkpoint().Tree.N}, p.Stats())
 }
 
 // sometimes is a witness that can be out of reach.

@@ -53,7 +53,7 @@ func openCheckpoints(ctx context.Context, c AuditConfig, newWitness bool, s *key
 	k.publisher = keyservice.NewPublisher(k.signer, w)
 	err = k.begin(ctx, newWitness)
 	if errors.Is(err, keyservice.ErrWitnessAway) && c.Witness.Optional {
-		log.Error("the witness cannot be asked whether this database was put back: that is found out at the first checkpoint it takes", "error", oneLine(err))
+		log.Error("the witness cannot be asked whether this database was put back: that is found out when it is back, before it is handed anything", "error", oneLine(err))
 		return k, nil
 	}
 	return k, explainAnchor("audit.witness", err)
