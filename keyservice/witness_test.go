@@ -19,7 +19,7 @@ import (
 
 // witnesses are the ways to reach a directory.
 func (w *world) witnesses(dir string) map[string]Witness {
-	d, err := witness.OpenDir(dir, w.PublicAuditKeys)
+	d, err := witness.OpenDir(dir, func(ctx context.Context, _ string) ([]audit.PublicKey, error) { return w.PublicAuditKeys(ctx) })
 	require.NoError(w.t, err)
 	server := httptest.NewTLSServer(witness.Handler(d))
 	w.t.Cleanup(server.Close)

@@ -30,7 +30,9 @@ type checkpoints struct {
 // openCheckpoints refuses a database that is older than what the witness, or the file that the configuration names, has of it;
 // and a witness that cannot be asked, or lost what it had taken, unless the configuration or who starts the service says so.
 func openCheckpoints(ctx context.Context, c AuditConfig, newWitness bool, s *keyservice.Service, log *slog.Logger) (*checkpoints, error) {
-	w, err := c.witness(s.PublicAuditKeys)
+	w, err := c.witness(func(ctx context.Context, _ string) ([]audit.PublicKey, error) { // only this installation's notes are handed to it
+		return s.PublicAuditKeys(ctx)
+	})
 	if err != nil {
 		return nil, err
 	}

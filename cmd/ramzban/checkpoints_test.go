@@ -257,6 +257,12 @@ func TestTheWitnessOnASecondHost(t *testing.T) {
 	d.startServing(t)
 	keys, err := d.as("auditor").AuditKeys(t.Context())
 	require.NoError(t, err)
+	installation := ""
+	require.Eventually(t, func() bool {
+		newest, err := d.as("auditor").AuditCheckpoint(t.Context(), d.config.Node)
+		installation, _, _ = audit.SplitOrigin(newest.Origin)
+		return err == nil && installation != ""
+	}, startLimit, 10*time.Millisecond)
 	require.NoError(t, d.terminate())
 	key, err := audit.ParsePublicKey(keys.Keys[0].PublicKey)
 	require.NoError(t, err)
@@ -265,9 +271,9 @@ func TestTheWitnessOnASecondHost(t *testing.T) {
 	der, err := x509.MarshalPKIXPublicKey(&another.PublicKey)
 	require.NoError(t, err)
 	older := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	first, second := writeFile(t, "first.pem", older), writeFile(t, "second.pem", older)
+	first, second := writeFile(t, "first.pem", string(key.PEM())), writeFile(t, "second.pem", older)
 	host := newService(t)
-	args := []string{"witness", "--listen", host.api, "--dir", dir, "--key", first, "--key", second,
+	args := []string{"witness", "--listen", host.api, "--dir", dir, "--key", "another=" + first, "--key", installation + "=" + second,
 		"--certificate", d.pki("server.crt"), "--private-key", d.pki("server.key"), "--client-ca", d.pki("ca.crt")}
 	host.launch(args...)
 	d.config.Audit.CheckpointInterval = Duration(100 * time.Millisecond)
@@ -278,7 +284,7 @@ func TestTheWitnessOnASecondHost(t *testing.T) {
 	answer, err := d.verify(t.Context(), c.serial, c.password(t))
 	require.NoError(t, err)
 	held := func() bool { return signed(t, dir, d.config.Node).Tree.N > int64(answer.Audit.Index) }
-	require.Eventually(t, func() bool { return strings.Contains(d.everything(), "the witness answered 403") }, startLimit, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(d.everything(), "the witness answered 403") }, startLimit, 10*time.Millisecond, "the key counts for another installation only")
 	require.NoError(t, os.WriteFile(second, append([]byte(older), key.PEM()...), 0o600)) // as before a rotation
 	require.Eventually(t, held, startLimit, 10*time.Millisecond, "%s\n%s", d.output(), host.output())
 	require.NoError(t, d.terminate())
@@ -307,4 +313,6 @@ func TestTheWitnessSaysInOneLineWhyItCannotStart(t *testing.T) {
 	key := writeFile(t, "audit.pem", "x")
 	_, stderr = runFailing(t, exitFailure, nil, "witness", "--dir", t.TempDir(), "--key", key, "--certificate", key, "--private-key", key)
 	requireOneLine(t, stderr, "--key", "PUBLIC KEY")
+	_, stderr = runFailing(t, exitFailure, nil, "witness", "--dir", t.TempDir(), "--key", "bank="+key, "--key", key, "--certificate", key, "--private-key", key)
+	requireOneLine(t, stderr, "say whose keys they are", "INSTALLATION="+key)
 }

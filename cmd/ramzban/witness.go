@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ramzban/keyservice/audit"
+	"ramzban/keyservice/store"
 	"ramzban/keyservice/witness"
 )
 
@@ -30,10 +32,12 @@ func witnessCommand() *cobra.Command {
 		Use:   "witness",
 		Short: "Keep the nodes' signed checkpoints on a host of their own",
 		Long: "Takes the checkpoints that nodes sign (audit.witness.url in their configuration) and keeps the newest one of each in\n" +
-			"DIR/INSTALLATION/NODE/checkpoint. It never goes back: a checkpoint is taken only if one of the keys signed it, and with\n" +
-			"the proof that it follows the one before. The files of keys are read again for each checkpoint: before an audit key is\n" +
-			"rotated, put the new version's public half into one. It needs neither the HSM nor the database, and belongs on a host\n" +
-			"whose administrators have nothing to do with either. SIGTERM and SIGINT end it.",
+			"DIR/INSTALLATION/NODE/checkpoint. It never goes back: a checkpoint is taken only if one of its installation's keys\n" +
+			"signed it, and with the proof that it follows the one before. The files of keys are read again for each checkpoint:\n" +
+			"before an audit key is rotated, put the new version's public half into one. It needs neither the HSM nor the database,\n" +
+			"and belongs on a host whose administrators have nothing to do with either. SIGTERM and SIGINT end it.\n\n" +
+			"Give --key INSTALLATION=FILE, for as many files as there are: a key counts for its installation alone. A single --key\n" +
+			"FILE names none; it is for a witness of one installation, for its keys count for whatever they have signed.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			w, err := o.open()
@@ -49,7 +53,7 @@ func witnessCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8444", "`ADDRESS` and port")
 	f.StringVar(&o.dir, "dir", "", "`FOLDER` of the checkpoints, which must be there")
-	f.StringArrayVar(&o.keys, "key", nil, "`FILE` with public audit keys (PEM), such as one for each installation; may be given more than once")
+	f.StringArrayVar(&o.keys, "key", nil, "`INSTALLATION=FILE` with its public audit keys (PEM), which may be given more than once; or FILE alone, once")
 	f.StringVar(&o.certificate, "certificate", "", "`FILE` with the server's certificate and its chain (PEM)")
 	f.StringVar(&o.privateKey, "private-key", "", "`FILE` with its private key (PEM)")
 	f.StringVar(&o.clients, "client-ca", "", "`FILE` with the CA certificates that client certificates must come from (PEM); without it none is asked for")
@@ -66,8 +70,14 @@ type witnessServer struct {
 }
 
 func (o witnessOptions) open() (*witnessServer, error) {
-	if _, err := o.publicKeys(context.Background()); err != nil {
+	files, err := o.keyFiles()
+	if err != nil {
 		return nil, err
+	}
+	for _, f := range files {
+		if _, err := f.read(); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := witness.OpenDir(o.dir, o.publicKeys)
 	if err != nil {
@@ -83,20 +93,56 @@ func (o witnessOptions) open() (*witnessServer, error) {
 	}}, nil
 }
 
-// publicKeys reads the files anew, so that a key which is put into one counts from then on.
-func (o witnessOptions) publicKeys(context.Context) (all []audit.PublicKey, err error) {
-	for _, file := range o.keys {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("--key: %w", err)
+// keyFile is a file of keys, and whose they are; any installation's if that is empty.
+type keyFile struct{ installation, path string }
+
+// keyFiles takes --key apart.
+func (o witnessOptions) keyFiles() ([]keyFile, error) {
+	files := make([]keyFile, len(o.keys))
+	for i, key := range o.keys {
+		installation, path, named := strings.Cut(key, "=")
+		switch {
+		case named && store.CheckNode(installation) == nil: // whatever has a slash is a path
+			files[i] = keyFile{installation, path}
+		case len(o.keys) > 1:
+			return nil, fmt.Errorf("--key: say whose keys they are: INSTALLATION=%s", key)
+		default:
+			files[i] = keyFile{path: key}
 		}
-		keys, err := audit.ParsePublicKeys(text)
+	}
+	return files, nil
+}
+
+// publicKeys reads an installation's files anew, so that a key which is put into one counts from then on.
+func (o witnessOptions) publicKeys(_ context.Context, installation string) ([]audit.PublicKey, error) {
+	files, err := o.keyFiles()
+	if err != nil {
+		return nil, err
+	}
+	var all []audit.PublicKey
+	for _, f := range files {
+		if f.installation != "" && f.installation != installation {
+			continue
+		}
+		keys, err := f.read()
 		if err != nil {
-			return nil, fmt.Errorf("--key: %s: %w", file, err)
+			return nil, err
 		}
 		all = append(all, keys...)
 	}
 	return all, nil
+}
+
+func (f keyFile) read() ([]audit.PublicKey, error) {
+	text, err := os.ReadFile(f.path)
+	if err != nil {
+		return nil, fmt.Errorf("--key: %w", err)
+	}
+	keys, err := audit.ParsePublicKeys(text)
+	if err != nil {
+		return nil, fmt.Errorf("--key: %s: %w", f.path, err)
+	}
+	return keys, nil
 }
 
 func (o witnessOptions) tls() (*tls.Config, error) {

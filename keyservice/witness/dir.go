@@ -18,8 +18,9 @@ import (
 	"ramzban/keyservice/store"
 )
 
-// Keys returns the public audit keys.
-type Keys func(ctx context.Context) ([]audit.PublicKey, error)
+// Keys returns an installation's public audit keys. Those of one must not be returned for another: whoever has them would
+// sign its checkpoints.
+type Keys func(ctx context.Context, installation string) ([]audit.PublicKey, error)
 
 // Dir is a witness in a directory, of any number of installations: DIR/INSTALLATION/NODE/checkpoint is the node's newest
 // signed checkpoint. Each new one takes the place of the one before, so that a crash leaves either, whole. It is safe for
@@ -49,7 +50,7 @@ func OpenDir(path string, keys Keys) (*Dir, error) {
 }
 
 // Offer takes a checkpoint in place of the one held: see audit.Offer.Accept for what it refuses. audit.ErrSignature: none
-// of the keys signed it.
+// of the installation's keys signed it.
 func (d *Dir) Offer(ctx context.Context, o audit.Offer) error {
 	offered, of, err := d.open(ctx, o.Note)
 	if err != nil {
@@ -76,7 +77,7 @@ func (d *Dir) open(ctx context.Context, note []byte) (audit.Checkpoint, owner, e
 	if err != nil {
 		return audit.Checkpoint{}, owner{}, err
 	}
-	keys, err := d.keys(ctx)
+	keys, err := d.keys(ctx, installation)
 	if err != nil {
 		return audit.Checkpoint{}, owner{}, err
 	}

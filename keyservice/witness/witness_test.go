@@ -43,7 +43,13 @@ func newLog(t *testing.T, origin string) *log {
 	return &log{t: t, origin: origin, private: private, public: public, rows: map[store.Key][]byte{}}
 }
 
-func (l *log) keys(context.Context) ([]audit.PublicKey, error) {
+// keyless is an installation that has no keys here.
+const keyless = "77777777"
+
+func (l *log) keys(_ context.Context, installation string) ([]audit.PublicKey, error) {
+	if installation == keyless {
+		return nil, nil
+	}
 	return []audit.PublicKey{l.public}, nil
 }
 
@@ -160,6 +166,8 @@ func TestOffers(t *testing.T) {
 		moved.origin = audit.Origin("another", "node-1")
 		refused(moved.offer(12), nil) // it holds nothing of that one
 		require.NoError(t, w.Offer(ctx, moved.offer(0)), "another installation's node of the same name")
+		moved.origin = audit.Origin(keyless, "node-1")
+		refused(moved.offer(0), nil) // the key is not that one's
 		stranger := newLog(t, l.origin)
 		stranger.grow(20, "a")
 		refused(stranger.offer(12), nil)
