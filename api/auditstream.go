@@ -22,13 +22,15 @@ import (
 	"ramzban/keyservice/authz"
 )
 
-// auditStreams is how many streams of entries may run at once: each holds a page of up to a thousand entries.
-const auditStreams = 4
+const (
+	auditStreams   = 4 // streams of entries at once: each holds a page of up to a thousand
+	auditPerClient = 2 // of them, so that no client can keep the others out
+)
 
 // auditStreamRoute registers the stream of entries. huma reads what is asked for; the answer is written by fasthttp out of
 // the stream, because huma would hold it back until it is whole.
 func (s *Server) auditStreamRoute() {
-	s.auditing = make(chan struct{}, auditStreams)
+	s.auditing = places{what: "streams of the audit log", client: auditPerClient, server: auditStreams, of: map[string]int{}}
 	r := route{
 		method: get, path: "/v1/audit/stream", id: "audit-stream", role: authz.Auditor, status: http.StatusOK,
 		summary: "Stream an audit log",
@@ -36,7 +38,7 @@ func (s *Server) auditStreamRoute() {
 			"as the log was when the stream began. The last line is `{\"summary\":{…}}`; without it the answer was cut. If the " +
 			"summary is not complete, it holds a problem: read on from `next`. Empty lines stand for parts of the log with nothing of what was " +
 			"asked for. The status is 200 as soon as entries are read. Reading is " +
-			"itself logged, once. Four streams may run at once.",
+			"itself logged, once. A client may run 2 streams at once, all clients together 4.",
 		codes: []keyservice.Code{keyservice.CodeSerialInvalid, keyservice.CodeBusy},
 	}
 	op := r.operation(s.huma)
@@ -53,17 +55,18 @@ func (s *Server) auditStreamRoute() {
 // streamAudit opens a stream: who may not read, or comes when enough of them run, is refused before.
 func (s *Server) streamAudit(ctx context.Context, in *AuditFilter) (*huma.StreamResponse, error) {
 	x := exchangeOf(ctx)
-	select {
-	case s.auditing <- struct{}{}:
-	default:
-		return nil, x.problem(string(keyservice.CodeBusy), "enough streams of the audit log are running: try again when one has ended")
+	if code, detail := s.auditing.take(x.caller.Name); code != "" {
+		if code == wire.CodeTooManyRequests {
+			s.metrics.limited.WithLabelValues(x.caller.Name).Inc() // the log does not show it
+		}
+		return nil, x.problem(code, detail)
 	}
 	a := &auditStream{server: s, x: x, leaves: in.Leaves, total: wire.AuditSummary{Next: in.From}}
 	a.ctx, a.cancel = context.WithCancel(keyservice.WithRequestID(s.running, x.id)) // the request's own ends with its handler
 	opened, err := s.Service.StreamAudit(a.ctx, x.caller, in.query())
 	if err != nil {
 		a.cancel()
-		<-s.auditing
+		s.auditing.giveBack(x.caller.Name)
 		return nil, refuse(ctx, err)
 	}
 	a.next, a.stop = iter.Pull2(opened.Pages)
@@ -158,7 +161,7 @@ func (a *auditStream) Close() error {
 	a.closed.Do(func() {
 		a.cancel()
 		a.stop()
-		<-a.server.auditing
+		a.server.auditing.giveBack(a.x.caller.Name)
 		a.server.ended(a.x, a.conn.RemoteAddr(), fasthttp.StatusOK)
 	})
 	return nil

@@ -10,9 +10,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ramzban/api"
 	"ramzban/api/client"
 	"ramzban/api/wire"
 	"ramzban/keyservice"
+	"ramzban/keyservice/authz"
 )
 
 // A stream that cannot go on says so in its last line, and where to read on.
@@ -47,7 +49,7 @@ func TestAPanicWithinAnAuditStream(t *testing.T) {
 	require.NotContains(t, w.log.String(), "on the way")
 }
 
-// Only so many streams run at once; one ends with its reader, and when the service stops.
+// Only so many streams run at once, and fewer of one client; one ends with its reader, and when the service stops.
 func TestAuditStreamsAreBounded(t *testing.T) {
 	held, cut := make(chan struct{}, 10), errors.New("the reader left")
 	rec := &recorder{cut: func(ctx context.Context) error {
@@ -55,20 +57,33 @@ func TestAuditStreamsAreBounded(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	}}
-	w := start(t, rec, nil)
-	auditor, ended := w.goClient("auditor"), make(chan error, 10)
-	read := func(ctx context.Context) {
-		_, err := auditor.StreamAudit(ctx, client.AuditQuery{}, func(wire.AuditEntry) error { return nil })
+	w := start(t, rec, func(o *api.Options) {
+		clients := roleNames()
+		for _, name := range []string{"auditor-2", "auditor-3"} {
+			clients = append(clients, authz.Client{Name: name, Certificates: []string{name}, Roles: []authz.Role{authz.Auditor}})
+		}
+		var err error
+		o.Directory, err = authz.NewDirectory(clients)
+		require.NoError(t, err)
+	})
+	ended := make(chan error, 10)
+	read := func(ctx context.Context, name string) {
+		_, err := w.goClient(name).StreamAudit(ctx, client.AuditQuery{}, func(wire.AuditEntry) error { return nil })
 		ended <- err
 	}
 	leaving, leave := context.WithCancelCause(context.Background())
-	go read(leaving)
+	go read(leaving, "auditor")
 	<-held
-	for range 3 {
-		go read(context.Background())
+	for _, name := range []string{"auditor", "auditor-2", "auditor-2"} {
+		go read(context.Background(), name)
 		<-held
+		if name == "auditor" {
+			own := w.send(name, "GET", "/v1/audit/stream", "")
+			require.Equal(t, 429, own.status)
+			require.Equal(t, wire.CodeTooManyRequests, own.problem(t).Code)
+		}
 	}
-	r := w.send("auditor", "GET", "/v1/audit/stream", "")
+	r := w.send("auditor-3", "GET", "/v1/audit/stream", "")
 	require.Equal(t, 503, r.status)
 	require.Equal(t, "busy", r.problem(t).Code)
 	leave(cut)

@@ -24,29 +24,32 @@ const (
 	bulkPerClient = 4       // of them, so that no client can keep the others out
 )
 
-// bulkPlaces is who runs how many bulk issues.
-type bulkPlaces struct {
+// places is who runs how many of something that bounds itself.
+type places struct {
+	what           string // of which, in the plural
+	client, server int    // how many one client may run at once, and all together
+
 	mu  sync.Mutex // guards what follows
 	all int
 	of  map[string]int // by client; without those that run none
 }
 
 // take gives a client a place. It returns the code of the refusal if there is none, with what to do.
-func (p *bulkPlaces) take(client string) (code, detail string) {
+func (p *places) take(client string) (code, detail string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.of[client] >= bulkPerClient:
-		return wire.CodeTooManyRequests, fmt.Sprintf("try again when one of this client's bulk issues has ended: it may run %d at once", bulkPerClient)
-	case p.all >= bulkStreams:
-		return string(keyservice.CodeBusy), "enough bulk issues are running: try again when one has ended"
+	case p.of[client] >= p.client:
+		return wire.CodeTooManyRequests, fmt.Sprintf("try again when one of this client's %s has ended: it may run %d at once", p.what, p.client)
+	case p.all >= p.server:
+		return string(keyservice.CodeBusy), fmt.Sprintf("enough %s are running: try again when one has ended", p.what)
 	}
 	p.all++
 	p.of[client]++
 	return "", ""
 }
 
-func (p *bulkPlaces) giveBack(client string) {
+func (p *places) giveBack(client string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all--

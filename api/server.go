@@ -74,9 +74,9 @@ type Server struct {
 	huma    huma.API
 	routes  routeTable
 	forms   bulkForms
-	streams bulkPlaces // of the bulk issues that run
+	streams places // of the bulk issues that run
 
-	auditing chan struct{} // holds one for each stream of audit entries that runs
+	auditing places // of the streams of audit entries that run
 
 	running context.Context // ends when Shutdown begins: streams end then
 	stop    context.CancelFunc
@@ -93,7 +93,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	o.TLS = conf
-	s := &Server{Options: o, lines: newLines(o.MaxConnections), streams: bulkPlaces{of: map[string]int{}}}
+	s := &Server{Options: o, lines: newLines(o.MaxConnections), streams: places{what: "bulk issues", client: bulkPerClient, server: bulkStreams, of: map[string]int{}}}
 	s.running, s.stop = context.WithCancel(context.Background())
 	if s.metrics, err = newMetrics(o.Metrics, s.lines); err != nil {
 		return nil, err
