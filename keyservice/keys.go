@@ -73,6 +73,9 @@ func (s *Service) Keys(ctx context.Context, c authz.Caller) ([]KeyView, error) {
 
 // keyViews joins the key ring, what the HSM has and what depends on it.
 func (s *Service) keyViews(ctx context.Context, found census) ([]KeyView, error) {
+	if err := s.findKeys(ctx); err != nil { // a key ceremony may have made some
+		return nil, err
+	}
 	inHSM, err := s.HSM.Keys(ctx)
 	if err != nil {
 		return nil, err

@@ -63,7 +63,7 @@ func (s *Service) retirable(ctx context.Context, ring *keyring, v KeyVersion) (o
 	key := v.ref()
 	switch known := ring.find(key); {
 	case known == nil:
-		return nil, &Error{Code: CodeKeyUnknown, Detail: fmt.Sprintf("%s was never in use", key)}, nil
+		return nil, &Error{Code: CodeKeyUnknown, Detail: fmt.Sprintf("%s was never in use, so nothing depends on it: the HSM's own tools remove it", key)}, nil
 	case known.Status == KeyActive:
 		return nil, &Error{Code: CodeKeyNeeded, Detail: fmt.Sprintf("%s is active: rotate to another version first", key)}, nil
 	case known.Status != KeyReadable:
@@ -152,7 +152,7 @@ func destructible(ring *keyring, key seed.KeyRef) *Error {
 	v := ring.find(key)
 	switch {
 	case v == nil:
-		return &Error{Code: CodeKeyUnknown, Detail: fmt.Sprintf("%s was never in use", key)}
+		return &Error{Code: CodeKeyUnknown, Detail: fmt.Sprintf("%s was never in use, so nothing depends on it: the HSM's own tools remove it", key)}
 	case v.Status == KeyDestroyed:
 		return &Error{Code: CodeKeyDestroyed, Detail: fmt.Sprintf("%s is destroyed already", key)}
 	case v.Status != KeyRetired:

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -138,6 +139,9 @@ func withProposal(ctx context.Context, o client.Options, id string, fn func(api 
 	all, err := api.Proposals(ctx)
 	if err != nil {
 		return fmt.Errorf("asking for the proposals: %w", explainCall(err))
+	}
+	if strings.ContainsFunc(id, unicode.IsSpace) || id == "" {
+		return errors.New("name one proposal: `ramzban approvals list` shows them")
 	}
 	found := slices.DeleteFunc(all.Proposals, func(p wire.Proposal) bool { return !strings.HasPrefix(p.ID, id) })
 	switch {

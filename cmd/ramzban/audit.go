@@ -220,6 +220,10 @@ func printRows(w io.Writer, entries []wire.AuditEntry, logs int) error {
 			outcome += " (" + e.Node + ")"
 		}
 		row := auditRow(fmt.Sprint(e.Index), e.Time.UTC().Format(time.DateTime), e.Actor, e.Action, outcome, e.Serial)
+		if more := told(e); more != "" {
+			indent := "\n" + strings.Repeat(" ", auditIndent)
+			row += indent + strings.Join(fold(more, columns-auditIndent), indent)
+		}
 		if _, err := fmt.Fprintln(w, row); err != nil {
 			return err
 		}
@@ -227,13 +231,24 @@ func printRows(w io.Writer, entries []wire.AuditEntry, logs int) error {
 	return nil
 }
 
+// told is what an entry says in words, after the beginning of the proposal that it belongs to.
+func told(e wire.AuditEntry) string {
+	if e.Proposal == "" {
+		return e.Detail
+	}
+	return strings.TrimSpace(e.Proposal[:min(8, len(e.Proposal))] + "… " + e.Detail)
+}
+
+// auditIndent is where the second line of a row begins.
+const auditIndent = 27
+
 // auditRow puts what does not fit beside the rest on a second line.
 func auditRow(index, at, actor, action, outcome, serial string) string {
 	row := fmt.Sprintf("%6s %-19s %-12s %-16s %-12s", index, at, actor, action, serial)
 	if len(row)+1+len(outcome) <= 80 {
 		return strings.TrimRight(row+" "+outcome, " ")
 	}
-	return strings.TrimRight(row, " ") + "\n" + strings.Repeat(" ", 27) + outcome
+	return strings.TrimRight(row, " ") + "\n" + strings.Repeat(" ", auditIndent) + outcome
 }
 
 func auditCompareCommand() *cobra.Command {

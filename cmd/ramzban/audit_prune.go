@@ -60,12 +60,10 @@ const minDays = 8
 // older verifies the archive, and finds what may go.
 func (p pruning) older(ctx context.Context, out io.Writer) (archive.Older, error) {
 	switch {
-	case p.node == "":
-		return archive.Older{}, errors.New("--node is missing: name the node whose log it is")
+	case p.node == "" || len(p.keys) == 0:
+		return archive.Older{}, errors.New("--node or --audit-key is missing: name the node whose log it is, and the file with the public audit key, from the ceremony's transcript")
 	case p.days < minDays:
 		return archive.Older{}, fmt.Errorf("--older-than must be at least %d days", minDays)
-	case len(p.keys) == 0:
-		return archive.Older{}, errors.New("--audit-key is missing: name the file with the public audit key, from the ceremony's transcript")
 	}
 	keys, err := readKeys(p.keys)
 	if err != nil {

@@ -68,7 +68,7 @@ Exit statuses:
 	f := c.Flags()
 	f.StringArrayVar(&q.keys, "key", nil, "`FILE` with a public audit key (PEM); once for each version")
 	f.StringArrayVar(&q.anchors, "anchor", nil, "checkpoint that a witness keeps: its `FILE`, or its folder of the installation")
-	f.StringVar(&q.installation, "installation", "", "it must be of the installation `ID`, as checkpoints and the ceremony's transcript name it")
+	f.StringVar(&q.installation, "installation", "", "it must be of the installation `ID`, as checkpoints and `backup verify` name it")
 	f.StringVar(&q.bundle, "bundle", "", "verify the bundle of proofs in `FILE` instead of an archive")
 	f.BoolVar(&q.pruned, "pruned", false, "older segments were removed on purpose: verify the rest")
 	f.BoolVar(&q.asJSON, "json", false, "print JSON")

@@ -174,7 +174,7 @@ func verifyBackup(ctx context.Context, out io.Writer, path string, keys backup.K
 }
 
 func (v verifiedBackup) print(out io.Writer) error {
-	_, err := fmt.Fprintf(out, "%s is whole: %d rows, %d bytes\ntaken         %s by node %s\ninstallation  %s, key ring %d\nSHA-256       %s\n",
+	_, err := fmt.Fprintf(out, "%s is whole: %d rows, %d bytes inside\ntaken         %s by node %s\ninstallation  %s, key ring %d\nSHA-256       %s\n",
 		v.File, v.Rows, v.Bytes, v.Taken.Format(time.RFC3339), v.Node, v.Installation, v.Ring, v.SHA256)
 	for _, l := range v.Logs {
 		if err == nil {

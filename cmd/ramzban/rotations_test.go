@@ -126,9 +126,7 @@ func TestKeysAtTheTerminal(t *testing.T) {
 	card := testCard(1)
 	_, err := s.enrol(t.Context(), "offline-60", card)
 	require.NoError(t, err)
-	require.NoError(t, s.terminate())
-	s.newKeys(t, seed.KeyRef{Label: "lookup", Version: 2})
-	s.start()
+	s.newKeys(t, seed.KeyRef{Label: "lookup", Version: 2}) // while the service runs
 	table := s.does(t, "officer-1", "keys")
 	requireColumns(t, table)
 	require.Regexp(t, `(?m)^lookup/1 +active +[0-9a-f]{6} +20\d\d-.* yes +5$`, table)

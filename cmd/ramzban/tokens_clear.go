@@ -120,7 +120,7 @@ func sendSeeds(ctx context.Context, w io.Writer, api *client.Client, id, path, o
 	if err := createFile(out, lines, privateFile); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(w, "%s: %d seeds wrapped; destroy %s\n", out, len(answer.Seeds)-refused, path); err != nil {
+	if _, err := fmt.Fprintf(w, "%s: seeds wrapped: %d; destroy %s\n", out, len(answer.Seeds)-refused, path); err != nil {
 		return err
 	}
 	if refused > 0 {

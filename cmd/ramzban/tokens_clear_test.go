@@ -66,7 +66,7 @@ func TestSeedsInClearAtTheTerminal(t *testing.T) {
 	require.NoError(t, os.WriteFile(bad, []byte(lines+"\n"), 0o600))
 	refused("officer-1", "document_invalid", "tokens", "import-clear", "send", id, bad, "--out", out)
 	refused("officer-3", "not_an_officer", send...)
-	require.Contains(t, s.does(t, "officer-2", send...), "2 seeds wrapped")
+	require.Contains(t, s.does(t, "officer-2", send...), "seeds wrapped: 2")
 	refused("officer-2", "not there", send...)
 	requireMode(t, out, privateFile)
 

@@ -152,7 +152,7 @@ func (l *log) passed(t target) {
 // wrong reports a root that the tree does not have. Of those that follow from it no more is said.
 func (l *log) wrong(t target) {
 	if t.anchor != "" {
-		l.found(Finding{File: t.anchor, What: WitnessDisagrees, Index: at(l.right), Last: at(t.size - 1), Detail: "one of these entries is another one there"})
+		l.found(Finding{Anchor: t.anchor, What: WitnessDisagrees, Index: at(l.right), Last: at(t.size - 1), Detail: "one of these entries is another one there"})
 		return
 	}
 	for _, d := range l.differences {
@@ -179,7 +179,7 @@ func (l *log) tail() {
 	for _, t := range l.targets {
 		f := Finding{File: checkpointName(t.size), Index: at(entries), Last: at(t.size - 1), What: Truncated, Detail: "these entries were signed, and are not in the archive: export again, or find out who removed them"}
 		if t.anchor != "" {
-			f.File, f.Detail = t.anchor, "the witness saw these entries, and they are not in the archive: export again, or find out who removed them"
+			f.File, f.Anchor, f.Detail = "", t.anchor, "the witness saw these entries, and they are not in the archive: export again, or find out who removed them"
 		}
 		l.found(f)
 	}

@@ -31,10 +31,11 @@ const (
 // Finding is one place where an archive is not a log that was signed, or where logs contradict each other.
 type Finding struct {
 	Node   string  `json:"node"`
-	File   string  `json:"file,omitempty"`
-	Line   int     `json:"line,omitempty"`  // counted from 1
-	Index  *uint64 `json:"index,omitempty"` // of the entry, or of the first one concerned
-	Last   *uint64 `json:"last,omitempty"`  // of the last one, if several are concerned
+	File   string  `json:"file,omitempty"`   // in the node's folder
+	Anchor string  `json:"anchor,omitempty"` // the file of the anchor concerned
+	Line   int     `json:"line,omitempty"`   // counted from 1
+	Index  *uint64 `json:"index,omitempty"`  // of the entry, or of the first one concerned
+	Last   *uint64 `json:"last,omitempty"`   // of the last one, if several are concerned
 	Serial string  `json:"serial,omitempty"`
 	What   string  `json:"what"`
 	Detail string  `json:"detail,omitempty"`
@@ -43,9 +44,12 @@ type Finding struct {
 // String says it in one line.
 func (f Finding) String() string {
 	var where []string
-	if f.File != "" {
+	switch {
+	case f.Anchor != "":
+		where = append(where, f.Node, f.Anchor)
+	case f.File != "":
 		where = append(where, f.Node+"/"+f.File)
-	} else {
+	default:
 		where = append(where, f.Node)
 	}
 	if f.Line > 0 {

@@ -212,7 +212,7 @@ func TestTheWitnessTellsWhatTheArchiveCannot(t *testing.T) {
 	require.Empty(t, verified(t, archive, o).Findings)
 	r := verified(t, cut, o)
 	require.Len(t, r.Findings, 1)
-	require.Equal(t, "node-1/w/node-1, entries 40 to 99: truncated: the witness saw these entries, and they are not in the archive: export again, or find out who removed them", r.Findings[0].String())
+	require.Equal(t, "node-1, w/node-1, entries 40 to 99: truncated: the witness saw these entries, and they are not in the archive: export again, or find out who removed them", r.Findings[0].String())
 
 	dir := t.TempDir()
 	twin := newLog(t, "node-1", l.signer)
