@@ -54,11 +54,11 @@ func TestWhatIsProposedToBePruned(t *testing.T) {
 	require.EqualValues(t, 2, older.Entries)
 	require.Contains(t, out.String(), "all is as it was signed")
 	for why, change := range map[string]func(*pruning){
-		"--node is missing":      func(p *pruning) { p.node = "" },
-		"at least 8 days":        func(p *pruning) { p.days = 7 },
-		"--audit-key is missing": func(p *pruning) { p.keys = nil },
-		"no entries of node-1":   func(p *pruning) { p.days = 60 },
-		"node-2":                 func(p *pruning) { p.node = "node-2" },
+		"--node or":                 func(p *pruning) { p.node = "" },
+		"at least 8 days":           func(p *pruning) { p.days = 7 },
+		"or --audit-key is missing": func(p *pruning) { p.keys = nil },
+		"no entries of node-1":      func(p *pruning) { p.days = 60 },
+		"node-2":                    func(p *pruning) { p.node = "node-2" },
 	} {
 		wrong := p
 		change(&wrong)
